@@ -1,0 +1,346 @@
+# -*- coding: utf-8 -*-
+"""The client: a blocking connection to the server, and the console that a player types into.
+
+    python client.py [--host HOST] [--port PORT]
+"""
+from __future__ import print_function, unicode_literals
+
+import argparse
+import errno
+import itertools
+import locale
+import re
+import signal
+import socket
+import sys
+import time
+from enum import Enum
+
+import protocol
+from constants import ANSWER_SECONDS, BACK, HOST, OPTIONS, PORT, RECV_SIZE
+from protocol import RpcError, Text
+
+monotonic = getattr(time, "monotonic", time.time)       # 2.7
+try:
+    input = raw_input                                   # 2.7
+except NameError:
+    pass
+
+
+# --- the connection -------------------------------------------------------------------------
+
+class ServerGone(Exception):
+    """No server, or none that answers; the text is a sentence for people.
+
+    A request that was under way may or may not have been carried out.
+    """
+
+
+class Client(object):
+    """A blocking connection to the server; use it with `with`, or `close` it.
+
+    Each method waits at most `timeout` seconds. It raises `protocol.RpcError` when the server
+    refuses, and `ServerGone` when no answer comes, or none that makes sense; the connection is
+    closed then, so that no later call can take an earlier call's answer for its own.
+    """
+
+    def __init__(self, host=HOST, port=PORT, timeout=ANSWER_SECONDS):
+        self.address = "%s:%s" % (host, port)
+        self.timeout = timeout
+        self._ids = itertools.count(1)
+        self._lines = protocol.LineReader()
+        try:
+            self._sock = socket.create_connection((host, port), timeout)
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except (socket.error, UnicodeError) as error:   # UnicodeError: a host name that is none
+            reason = getattr(error, "strerror", None) or "no answer"
+            raise ServerGone("There is no server at %s: %s." % (self.address, reason))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def close(self):
+        """End the connection, and with it the login."""
+        self._sock.close()
+
+    def login(self, nickname):
+        """Log in; {"account": as `buy` has it, "created": bool, "catalog": [{"name", "price"}]}."""
+        return self._call("login", {"nickname": nickname}, _read_login)
+
+    def ping(self):
+        """Ask whether the server is there; "pong"."""
+        return self._call("ping", {}, _read_anything)
+
+    def buy(self, item):
+        """Buy an item of the catalog; {"nickname": str, "credits": int, "items": [str]}."""
+        return self._call("buy", {"item": item}, _read_account)
+
+    def sell(self, item):
+        """Sell an owned item; the account, as `buy` has it."""
+        return self._call("sell", {"item": item}, _read_account)
+
+    def logout(self):
+        """Free the nickname; the connection stays. True."""
+        return self._call("logout", {}, _read_anything)
+
+    def _call(self, method, params, read):
+        """One request and its answer, as `read` makes it of the result."""
+        result = error = None
+        answered = False
+        try:
+            id = next(self._ids)
+            self._sock.settimeout(self.timeout)
+            self._sock.sendall(protocol.encode_request(id, method, params))
+            answer_id, result, error = protocol.parse_response(self._read_line())
+            if error is None:
+                result = read(result)
+            if answer_id != id and (error is None or answer_id is not None):
+                raise ValueError("the answer to something else")
+            answered = answer_id == id      # else an error that ends the connection: server_full
+        except socket.timeout:
+            raise ServerGone("The server has not answered for %g seconds." % self.timeout)
+        except socket.error:
+            raise ServerGone("The server is gone.")
+        except (ValueError, KeyError, TypeError, RpcError):
+            raise ServerGone("What answers at %s is not a Lavka server." % self.address)
+        finally:
+            if not answered:
+                self.close()
+        if error is not None:
+            raise error
+        return result
+
+    def _read_line(self):
+        deadline = monotonic() + self.timeout
+        while not self._lines.has_line():
+            remaining = deadline - monotonic()
+            if remaining <= 0:
+                raise socket.timeout()
+            self._sock.settimeout(remaining)
+            data = self._sock.recv(RECV_SIZE)
+            if not data:
+                raise socket.error(errno.ECONNRESET, "closed by the server")
+            self._lines.feed(data)
+        return self._lines.next_line() or b""
+
+
+def _read_anything(result):
+    return result
+
+
+def _read_login(result):
+    for item in result["catalog"]:
+        _expect(item["name"], Text)
+        _expect(item["price"], int)
+    _expect(result["created"], bool)
+    _read_account(result)
+    return result
+
+
+def _read_account(result):
+    account = result["account"]
+    _expect(account["nickname"], Text)
+    _expect(account["credits"], int)
+    for item in _expect(account["items"], list):
+        _expect(item, Text)
+    return account
+
+
+def _expect(value, kind):
+    if type(value) is not kind:
+        raise ValueError("not as the protocol has it")
+    return value
+
+
+# --- the console ----------------------------------------------------------------------------
+
+class State(Enum):
+    """What the player's next line is taken for."""
+    LOGIN = "a nickname"
+    GAME_SESSION = "an option"
+
+
+class Console(object):
+    """The state machine between a player's lines and the server's answers.
+
+    `account` and `catalog` are the cache: what the server told at login and after each trade.
+    """
+
+    def __init__(self, host, port):
+        self.host = host
+        self.port = port
+        self.steps = {State.LOGIN: self.log_in, State.GAME_SESSION: self.play}
+        self.options = {"balance": self.balance, "items": self.items, "buy": self.buy,
+                        "sell": self.sell, "logout": self.logout}
+        self.client = None
+        self.leave()
+
+    def run(self):
+        """Take lines until the input ends (EOFError) or the player interrupts
+        (KeyboardInterrupt)."""
+        while True:
+            try:
+                self.steps[self.state]()
+            except ServerGone as gone:
+                say("%s" % gone)
+                self.leave()
+
+    def leave(self):
+        """Go to State.LOGIN, with no connection and nothing cached."""
+        if self.client:
+            self.client.close()
+        self.state = State.LOGIN
+        self.client = None
+        self.account = None
+        self.catalog = []
+
+    # --- State.LOGIN ------------------------------------------------------------------------
+
+    def log_in(self):
+        nickname = ask("Nickname: ")
+        problem = protocol.nickname_problem(nickname)
+        if problem:
+            return say(problem)
+        self.client = Client(self.host, self.port)
+        try:
+            login = self.client.login(nickname)
+        except RpcError as refusal:
+            say(refusal.message)
+            return self.leave()
+        self.state = State.GAME_SESSION
+        self.account = login["account"]
+        self.catalog = login["catalog"]
+        say("Welcome%s, %s!" % (" to the shop" if login["created"] else " back", nickname))
+        self.show_balance()
+        self.show_items()
+        self.show_options()
+
+    # --- State.GAME_SESSION -------------------------------------------------------------------
+
+    def play(self):
+        option = ask("> ").strip().lower()
+        while option is not None:       # an option typed at the question for an item is the next
+            option = self.choose(option)
+
+    def choose(self, option):
+        """Carry out an option; returns the one to go on with, or None."""
+        self.client.ping()              # whatever was typed, a lost server is noticed now
+        if option in self.options:
+            return self.options[option]()
+        if option:
+            say("There is no option \"%s\"." % option)
+            self.show_options()
+
+    def balance(self):
+        self.show_balance()
+
+    def items(self):
+        self.show_items()
+
+    def buy(self):
+        say("For sale:")
+        for item in self.catalog:
+            say("  %-12s %6d" % (item["name"], item["price"]))
+        return self.trade("buy", self.client.buy)
+
+    def sell(self):
+        if not self.account["items"]:
+            return say("You have nothing to sell.")
+        self.show_items()
+        return self.trade("sell", self.client.sell)
+
+    def trade(self, verb, request):
+        """Ask for an item until one was traded or the player wants something else: an option, which
+        is returned, or None."""
+        names = {item["name"].lower(): item["name"] for item in self.catalog}
+        names.update((name.lower(), name) for name in self.account["items"])
+        while True:
+            word = ask("What do you %s? (or %s) " % (verb, BACK)).strip().lower()
+            if word in names:
+                if self.request(verb, request, names[word]):
+                    return None
+            elif word in self.options:
+                return word
+            else:
+                self.client.ping()
+                if word == BACK:
+                    return None
+                if word:
+                    say("There is no \"%s\" in the catalog." % word)
+
+    def request(self, verb, request, item):
+        """Have the server trade; returns whether the question for an item is settled."""
+        try:
+            self.account = request(item)
+        except RpcError as refusal:
+            say(refusal.message)
+            if refusal.reason != "not_logged_in":
+                return False
+            self.leave()
+            return True
+        except ServerGone as gone:
+            raise ServerGone("%s It may or may not have let you %s the %s; your next login will show."
+                             % (gone, verb, item))
+        say("Congratulations! You %s the %s." % ("bought" if verb == "buy" else "sold", item))
+        self.show_balance()
+        return True
+
+    def logout(self):
+        nickname = self.account["nickname"]
+        try:
+            self.client.logout()
+        except RpcError as refusal:
+            say(refusal.message)
+        self.leave()
+        say("Good bye, %s." % nickname)
+
+    # --- what the player sees -----------------------------------------------------------------
+
+    def show_balance(self):
+        say("You have %d credits." % self.account["credits"])
+
+    def show_items(self):
+        items = self.account["items"]
+        say("Your items: %s." % ", ".join(items) if items else "You have no items.")
+
+    def show_options(self):
+        say("Options: %s." % ", ".join(OPTIONS))
+
+
+def ask(prompt):
+    """The player's next line, as text. Raises EOFError at the end of the input."""
+    line = input(prompt)
+    if type(line) is not Text:                          # 2.7
+        line = line.decode(sys.stdin.encoding or locale.getpreferredencoding(), "replace")
+    return line
+
+
+def say(text):
+    """Print a line. What the terminal cannot show, or would take for a command, is escaped."""
+    text = re.sub("[\x00-\x1f\x7f-\x9f]", lambda match: "\\x%02x" % ord(match.group()), text)
+    encoding = sys.stdout.encoding or locale.getpreferredencoding()
+    line = (text + "\n").encode(encoding, "backslashreplace")
+    getattr(sys.stdout, "buffer", sys.stdout).write(line)
+    sys.stdout.flush()
+
+
+def main(arguments=None):
+    """Run the console; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Play: log in, buy and sell.")
+    protocol.add_address_options(parser)
+    options = parser.parse_args(arguments)
+    try:
+        Console(options.host, options.port).run()
+    except EOFError:
+        status = 0
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT        # as shells have it
+    print()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+# -*- coding: utf-8 -*-
+"""What the shop sells, and every number it runs by, each with its reason."""
+from __future__ import unicode_literals
+
+from collections import OrderedDict
+
+# --- the shop -------------------------------------------------------------------------------
+
+# What is for sale, and its price in credits. Names are stored joined by commas, so they have
+# none; players may type them in any case, so no two differ only in case.
+ITEMS = OrderedDict([
+    ("potion", 25),
+    ("torch", 40),
+    ("dagger", 60),
+    ("shield", 120),
+    ("bow", 150),
+    ("sword", 200),
+    ("armor", 350),
+    ("horse", 500),
+])
+
+# A new account gets a random amount between these two, both included. The lowest buys at
+# least the cheapest item; the highest does not buy everything, or there would be no choice.
+CREDITS_RANGE = (100, 1000)
+
+# What a player can do in a session, in the order in which the client lists it.
+OPTIONS = ("balance", "items", "buy", "sell", "logout")
+BACK = "back"                 # at the question for an item: return to the options
+
+# --- where it runs --------------------------------------------------------------------------
+
+HOST = "127.0.0.1"            # loopback: a nickname is not a password
+PORT = 7777                   # above 1023, so no privileges; easy to remember
+DATABASE = "lavka.db"         # in the working directory
+
+# --- the wire (bytes, or characters where it says so) -----------------------------------------
+
+MAX_LINE = 65536              # one message with its end of line; bounds a client's input buffer
+MAX_BATCH = 64                # requests in one JSON-RPC batch; bounds what one line can ask for
+MAX_NICKNAME = 255            # characters (code points); what a CharField of the database holds
+MAX_DEPTH = 100               # nesting of JSON; a request needs 3, interpreters give up at 1000
+MAX_DIGITS = 4300             # of a JSON integer; what CPython >= 3.11 converts, int() is quadratic
+
+# --- the event loop -------------------------------------------------------------------------
+
+MAX_CLIENTS = 20000           # connections served at once; about 2 KB of memory each when idle
+SPARE_CLIENTS = 16            # more, only to be told server_full; the next wait in the backlog
+SPARE_DESCRIPTORS = 32        # kept free for SQLite, its journal, the log and the listener
+BACKLOG = 1024                # connections the kernel holds for us; a login storm comes at once
+ACCEPT_BATCH = 64             # connections accepted in one tick, so that players need not wait
+RECV_SIZE = 65536             # bytes read from a connection in one tick
+REQUESTS_PER_TICK = 64        # of one connection, so that a pipelining client slows nobody else
+HIGH_WATER = 262144           # unsent bytes at which a connection is no longer read nor served
+
+# --- time limits (seconds) ------------------------------------------------------------------
+
+LOGIN_SECONDS = 30            # to log in after connecting or logging out: a slot is not free
+PROGRESS_SECONDS = 20         # without a byte taken by a peer that has replies to read: it is gone
+LINGER_SECONDS = 1            # to let a peer read the last reply before its connection is closed
+STOP_SECONDS = 1              # to answer what was read before a stop; the contract says 2 in all
+ACCEPT_PAUSE_SECONDS = 1      # after running out of descriptors; a retry at once would spin
+SWEEP_SECONDS = 0.25          # between two looks at the deadlines above; their precision
+BUSY_SECONDS = 0.25           # to wait for another program's lock; all players wait meanwhile
+ANSWER_SECONDS = 5            # the client's patience for the server's answer
+
+# A peer that vanished without a word is noticed after 10 + 3 * 5 = 25 s, under the promised 30;
+# the defaults of Linux are 2 hours and 11 minutes (tcp(7)).
+KEEPALIVE_IDLE_SECONDS = 10
+KEEPALIVE_INTERVAL_SECONDS = 5
+KEEPALIVE_PROBES = 3
+USER_TIMEOUT_SECONDS = 20     # the same for a peer that leaves sent data unacknowledged

@@ -1,0 +1,343 @@
+# -*- coding: utf-8 -*-
+"""The wire: JSON-RPC 2.0, one message a line, as functions of bytes and values, without any I/O.
+
+Both ends use this module: the server cuts and parses requests and writes responses, the client
+the other way round. Whatever bytes come in, the only exception that goes out is `RpcError`
+(and, for a client that reads nonsense, `ValueError`); any other is a defect of this module.
+
+The rules are those of https://www.jsonrpc.org/specification; docs/protocol.md has the page.
+"""
+from __future__ import unicode_literals
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections import namedtuple
+from enum import Enum
+
+from constants import (HOST, MAX_BATCH, MAX_DEPTH, MAX_DIGITS, MAX_LINE, MAX_NICKNAME, PORT)
+
+Text = type("")                                     # unicode on 2.7
+_ID_TYPES = frozenset([Text, int, type(2 ** 64), float, type(None)])     # long on 2.7; never bool
+
+
+class ErrorCode(Enum):
+    """Every error of the wire: its code and its reason, both stable."""
+    PARSE_ERROR = (-32700, "parse_error")
+    INVALID_REQUEST = (-32600, "invalid_request")
+    LINE_TOO_LONG = (-32600, "line_too_long")
+    METHOD_NOT_FOUND = (-32601, "method_not_found")
+    INVALID_PARAMS = (-32602, "invalid_params")
+    INTERNAL_ERROR = (-32603, "internal_error")
+    STORAGE_FAILED = (-32000, "storage_failed")
+    SERVER_FULL = (-32001, "server_full")
+    NOT_LOGGED_IN = (1001, "not_logged_in")
+    ALREADY_LOGGED_IN = (1002, "already_logged_in")
+    NICKNAME_IN_USE = (1003, "nickname_in_use")
+    UNKNOWN_ITEM = (2001, "unknown_item")
+    ITEM_ALREADY_OWNED = (2002, "item_already_owned")
+    NOT_ENOUGH_CREDITS = (2003, "not_enough_credits")
+    ITEM_NOT_OWNED = (2004, "item_not_owned")
+
+    def error(self, message, **data):
+        """An `RpcError` of this code, for a `raise`; `data` goes to the peer beside the reason."""
+        code, reason = self.value
+        return RpcError(code, message, dict(data, reason=reason))
+
+
+class RpcError(Exception):
+    """A request was refused.
+
+    `code` and `reason` are stable, `message` is a sentence for people, and `data` is a dict that
+    holds the reason and what else the error tells.
+    """
+
+    def __init__(self, code, message, data):
+        super(RpcError, self).__init__(code, message, data)
+        self.code = code
+        self.message = message
+        self.data = data
+
+    @property
+    def reason(self):
+        return self.data.get("reason")
+
+
+def nickname_problem(nickname):
+    """What is wrong with a nickname, as a sentence; None when an account may have it."""
+    if type(nickname) is not Text:
+        return "A nickname is text."
+    if not nickname.strip():
+        return "A nickname cannot be blank."
+    # A narrow build of 2.7 counts two for a character beyond U+FFFF; UTF-32 counts one.
+    if len(nickname) > MAX_NICKNAME and len(nickname.encode("utf-32-le")) // 4 > MAX_NICKNAME:
+        return "A nickname has at most %d characters." % MAX_NICKNAME
+    try:    # 3.x fails to encode a lone surrogate, 2.7 fails to decode it
+        nickname.encode("utf-16-le").decode("utf-16-le")
+    except UnicodeError:
+        return "A nickname must be Unicode text; this one has half a character."
+    if "\0" in nickname:
+        return "A nickname cannot contain a NUL character."
+    return None
+
+
+def _item_problem(item):
+    return None if type(item) is Text else "An item's name is text."
+
+
+# A method's one parameter or None, whether it needs a login, and whether its answer tells of the
+# account, so that it must wait for the account's changes to be stored.
+Method = namedtuple("Method", "param needs_login tells_account")
+METHODS = {
+    "login": Method("nickname", needs_login=False, tells_account=True),
+    "ping": Method(None, needs_login=False, tells_account=False),
+    "buy": Method("item", needs_login=True, tells_account=True),
+    "sell": Method("item", needs_login=True, tells_account=True),
+    "logout": Method(None, needs_login=True, tells_account=False),
+}
+_PARAM_PROBLEMS = {"nickname": nickname_problem, "item": _item_problem}
+
+
+# --- bytes to lines -------------------------------------------------------------------------
+
+class LineReader(object):
+    """Cuts what arrives into lines, however it was split on its way.
+
+    What has arrived but has no end yet is copied once for each `feed`: simple, and as it is never
+    longer than `MAX_LINE`, cheaper than the packet that brought the next byte.
+    """
+    __slots__ = ("_lines", "_tail")
+
+    def __init__(self):
+        self._lines = []            # whole lines, the next one last
+        self._tail = b""            # the beginning of a line whose end has not arrived
+
+    def feed(self, data):
+        """Take bytes, in any portion."""
+        lines = (self._tail + data).split(b"\n")
+        self._tail = lines.pop()
+        if lines:
+            lines.reverse()
+            self._lines = lines + self._lines
+
+    def next_line(self):
+        """The next line that is not empty, without its end; None when there is no whole one.
+
+        Raises LINE_TOO_LONG where a line has more than `MAX_LINE` bytes with its end, or already
+        without one; nothing after that can be told apart, so the reader is of no more use.
+        """
+        while self._lines:
+            line = self._lines.pop()
+            if len(line) >= MAX_LINE:
+                raise _line_too_long()
+            if line and line != b"\r":
+                return line
+        if len(self._tail) > MAX_LINE:
+            raise _line_too_long()
+        return None
+
+    def has_line(self):
+        """Whether `next_line` has something to say."""
+        return bool(self._lines) or len(self._tail) > MAX_LINE
+
+
+def _line_too_long():
+    return ErrorCode.LINE_TOO_LONG.error("A line has at most %d bytes." % MAX_LINE)
+
+
+# --- lines to values ------------------------------------------------------------------------
+
+def _refuse_constant(name):
+    raise ValueError("%s is not JSON" % name)
+
+
+def _finite_float(digits):
+    number = float(digits)
+    if number in (float("inf"), float("-inf")):
+        raise ValueError("a number beyond the range of a double")
+    return number
+
+
+def _bounded_int(digits):
+    if len(digits) > MAX_DIGITS:
+        raise ValueError("a number of more than %d digits" % MAX_DIGITS)
+    return int(digits)
+
+
+_decode_json = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite_float,
+                                parse_int=_bounded_int).decode
+_encode_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+# UTF-8 never encodes U+D800 to U+DFFF (RFC 3629, section 3), but the decoder of 2.7 accepts it.
+_encoded_surrogate = re.compile(b"\xed[\xa0-\xbf]").search
+
+
+def _decode(line):
+    """The JSON value of a line. Raises ValueError for anything else."""
+    if _encoded_surrogate(line):
+        raise ValueError("not UTF-8")
+    try:
+        value = _decode_json(line.decode("utf-8"))
+    except RuntimeError:                # RecursionError is one; 2.7 has no other name for it
+        raise ValueError("nested too deep")
+    # How deep an interpreter can go differs from one version to the next; the wire should not.
+    if line.count(b"[") + line.count(b"{") > MAX_DEPTH and _is_deep(value):
+        raise ValueError("nested too deep")
+    return value
+
+
+def _is_deep(value):
+    level = [[value]]
+    for _ in range(MAX_DEPTH + 1):
+        level = [child for parent in level
+                 for child in (parent.values() if type(parent) is dict else parent)
+                 if type(child) in (dict, list)]
+    return bool(level)
+
+
+# --- requests (the server reads them, the client writes them) -----------------------------------
+
+class Request(object):
+    """One call: `method` with its `args`, a tuple, or the `error` (an RpcError) that keeps it from
+    being made; the `id` to reply with, and whether a reply is wanted: a notification has no id."""
+    __slots__ = ("id", "wants_reply", "method", "args", "error")
+
+    def __init__(self, id, wants_reply, method=None, args=(), error=None):
+        self.id = id
+        self.wants_reply = wants_reply
+        self.method = method
+        self.args = args
+        self.error = error
+
+
+def parse(line):
+    """A line from a client, as (list of Requests, whether they came as a batch).
+
+    A request that is wrong in itself is in the list with its error, since those beside it in a
+    batch are not to suffer. Raises RpcError where there is only one answer to the whole line.
+    """
+    try:
+        value = _decode(line)
+    except ValueError:
+        raise ErrorCode.PARSE_ERROR.error("This is not JSON in UTF-8.")
+    if type(value) is not list:
+        return [_request(value)], False
+    if not value:
+        raise ErrorCode.INVALID_REQUEST.error("A batch has at least one request.")
+    if len(value) > MAX_BATCH:
+        raise ErrorCode.INVALID_REQUEST.error("A batch has at most %d requests." % MAX_BATCH)
+    return [_request(one) for one in value], True
+
+
+def _request(value):
+    if type(value) is not dict:
+        return _invalid(None, "A request is an object.")
+    id = value.get("id")
+    if type(id) not in _ID_TYPES:
+        return _invalid(None, "An id is a string, a number or null.")
+    method = value.get("method")
+    params = value.get("params", ())
+    if value.get("jsonrpc") != "2.0":
+        return _invalid(id, "A request has \"jsonrpc\": \"2.0\".")
+    if type(method) is not Text:
+        return _invalid(id, "A request has a \"method\", a string.")
+    if type(params) not in (dict, list, tuple):
+        return _invalid(id, "\"params\" are an object or an array.")
+    wants_reply = "id" in value
+    if method not in METHODS:
+        error = ErrorCode.METHOD_NOT_FOUND.error("There is no method of that name.")
+        return Request(id, wants_reply, error=error)
+    args, problem = _arguments(method, params)
+    if problem:
+        return Request(id, wants_reply, error=ErrorCode.INVALID_PARAMS.error(problem))
+    return Request(id, wants_reply, method, args)
+
+
+def _invalid(id, problem):
+    # What is no request is no notification either: it is answered, with null where there is no
+    # id to be read (specification, section 5).
+    return Request(id, True, error=ErrorCode.INVALID_REQUEST.error(problem))
+
+
+def _arguments(method, params):
+    """(the arguments as a tuple, None), or (None, what is wrong with the params)."""
+    name = METHODS[method].param
+    if name is None:
+        return ((), None) if not params else (None, "\"%s\" takes no params." % method)
+    if len(params) != 1 or (type(params) is dict and name not in params):
+        return None, "\"%s\" takes one param, \"%s\"." % (method, name)
+    value = params[name] if type(params) is dict else params[0]
+    problem = _PARAM_PROBLEMS[name](value)
+    return (None, problem) if problem else ((value,), None)
+
+
+def encode_request(id, method, params):
+    """The line of a request; `params` is a dict."""
+    request = {"jsonrpc": "2.0", "id": id, "method": method, "params": params}
+    return _encode_json(request).encode("ascii") + b"\n"
+
+
+# --- responses (the server writes them, the client reads them) ----------------------------------
+# They are ASCII, with \u escapes: any id can be sent back, half a character included.
+
+def _encode_id(id):
+    return str(id) if type(id) is int else _encode_json(id)
+
+
+def encode_result(id, result):
+    """The JSON of a response that succeeded, without an end of line."""
+    text = '{"jsonrpc":"2.0","result":%s,"id":%s}' % (_encode_json(result), _encode_id(id))
+    return text.encode("ascii")
+
+
+def encode_error(id, error):
+    """The JSON of a response that tells an RpcError, without an end of line."""
+    body = {"code": error.code, "message": error.message, "data": error.data}
+    text = '{"jsonrpc":"2.0","error":%s,"id":%s}' % (_encode_json(body), _encode_id(id))
+    return text.encode("ascii")
+
+
+def parse_response(line):
+    """A response's line as (id, result, None), or as (id, None, the RpcError that it tells).
+
+    Raises ValueError for a line that is no JSON-RPC response.
+    """
+    value = _decode(line)
+    if type(value) is not dict or value.get("jsonrpc") != "2.0" or "id" not in value \
+            or ("result" in value) == ("error" in value):
+        raise ValueError("not a response")
+    if "result" in value:
+        return value["id"], value["result"], None
+    error = value["error"]
+    if type(error) is not dict or type(error.get("code")) is not int \
+            or type(error.get("message")) is not Text:
+        raise ValueError("not a response")
+    data = error.get("data")
+    data = data if type(data) is dict else {}
+    return value["id"], None, RpcError(error["code"], error["message"], data)
+
+
+# --- where the two ends meet --------------------------------------------------------------------
+
+def add_address_options(parser):
+    """--host and --port of an argparse parser, with their defaults: environment, constants."""
+    parser.add_argument("--host", type=_text, default=os.environ.get("LAVKA_HOST", HOST),
+                        help="where the server is (default: %(default)s)")
+    parser.add_argument("--port", type=_port, default=os.environ.get("LAVKA_PORT", PORT),
+                        help="its TCP port (default: %(default)s)")
+
+
+def _text(argument):
+    return argument if type(argument) is Text else argument.decode(sys.getfilesystemencoding())
+
+
+def _port(argument):
+    port = int(argument)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError("%s is not a port; ports are 0 to 65535" % argument)
+    return port
+
+
+_port.__name__ = str("port")

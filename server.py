@@ -1,0 +1,539 @@
+# -*- coding: utf-8 -*-
+"""The server: every client's connection on one event loop, in one thread.
+
+    python server.py [--host HOST] [--port PORT] [--database FILE]
+
+One pass of the loop, `Server.tick`, reads, applies what was read, commits once, and only then
+writes the replies; docs/architecture.md follows a request through it.
+"""
+from __future__ import print_function, unicode_literals
+
+import argparse
+import errno
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from enum import Enum
+
+try:
+    import selectors
+except ImportError:                                     # 2.7
+    import selectors2 as selectors
+
+import constants
+import db
+import protocol
+from protocol import METHODS, ErrorCode, RpcError
+
+log = logging.getLogger("lavka.server")
+
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+FOREVER = float("inf")
+monotonic = getattr(time, "monotonic", time.time)       # 2.7
+
+# What the errno of a socket operation means, for every place that gets one: accept(2), recv(2),
+# send(2), and the errors of the network that accept(2) passes on.
+NOT_NOW = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR}
+PEER_GONE = {errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, errno.ENOTCONN, errno.ESHUTDOWN,
+             errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH,
+             errno.ENETDOWN, errno.EPROTO}
+EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", 18)      # 2.7 on Linux; tcp(7)
+
+
+class Phase(Enum):
+    """How far a connection has come; it only goes down this list."""
+    OPEN = "its requests are served"
+    FINISHING = "no more requests are served; the last replies are being written"
+    LINGERING = "all is written; what still comes is thrown away until the peer closes"
+    CLOSED = "it is closed, or will be at the end of this tick"
+
+
+class Connection(object):
+    """One client: its socket, what it sent, and what is still to be sent to it."""
+    __slots__ = ("sock", "lines", "output", "account", "phase", "input_ended", "interest",
+                 "close_by", "progress_by")
+
+    def __init__(self, sock, close_by):
+        self.sock = sock
+        self.lines = protocol.LineReader()
+        self.output = bytearray()       # replies that may leave, and the kernel has not yet taken
+        self.account = None             # the db.OpenAccount of its login
+        self.phase = Phase.OPEN
+        self.input_ended = False        # the peer has closed its side
+        self.interest = 0               # the events it is registered for
+        self.close_by = close_by        # when it is closed for being nobody's
+        self.progress_by = FOREVER      # when it is closed for not taking its replies
+
+    def has_turn(self):
+        """Whether a request can be applied: there is one, and room for its reply."""
+        return (self.phase is Phase.OPEN and self.lines.has_line()
+                and len(self.output) < constants.HIGH_WATER)
+
+    def wanted_events(self):
+        """What to wait for. A client that asks faster than it reads the replies is not read."""
+        reads = not self.input_ended
+        if self.phase is Phase.OPEN:
+            reads = (reads and not self.lines.has_line()
+                     and len(self.output) < constants.HIGH_WATER)
+        return (READ if reads else 0) | (WRITE if self.output else 0)
+
+
+class Server(object):
+    """The event loop over an open `db.Shop` and a listening, non-blocking socket.
+
+    At most `max_clients` connections are served at once. `clock` returns seconds and never goes
+    back.
+    """
+
+    def __init__(self, shop, listener, max_clients=constants.MAX_CLIENTS, clock=monotonic):
+        self.shop = shop
+        self.listener = listener
+        self.max_clients = max_clients
+        self.clock = clock
+        self.now = clock()              # of this tick
+        self.connections = set()
+        self.players = {}               # nickname -> the Connection that is logged in with it
+        self.methods = {"login": self.login, "ping": self.ping, "buy": self.buy,
+                        "sell": self.sell, "logout": self.logout}
+        self.backlog = set()            # connections that have a turn in the next tick, too
+        self.staged = []                # this tick's replies: (connection, [Reply], is_batch)
+        self.unsure = set()             # connections whose login depends on this tick's commit
+        self.closing = []               # connections to close at the end of this tick
+        self.timed = set()              # connections that may have a deadline
+        self.next_sweep = self.now      # when to look at the deadlines
+        self.accept_from = self.now     # later than now after running out of descriptors
+        self.accepting = False          # whether the listener is registered
+        self.stopping = False           # set by a signal
+
+        self.selector = selectors.DefaultSelector()
+        self.woken, self.waker = socket.socketpair()    # a byte here ends the sleep
+        self.woken.setblocking(False)
+        self.waker.setblocking(False)
+        self.selector.register(self.woken, READ)
+        self.watch_listener()
+
+    # --- the loop ---------------------------------------------------------------------------
+
+    def run(self):
+        """Serve until `stopping` is set; then answer what was read, and close everything."""
+        while not self.stopping:
+            self.tick()
+        self.watch_listener()
+        self.listener.close()
+        deadline = self.clock() + constants.STOP_SECONDS
+        for connection in list(self.connections):
+            self.settle(connection)
+        while self.connections and self.clock() < deadline:
+            self.tick(deadline - self.clock())
+        for connection in list(self.connections):
+            self.close(connection)
+
+    def tick(self, timeout=None):
+        """One pass: read, apply, commit, write, tidy up. It sleeps `timeout` seconds at most."""
+        touched = list(self.backlog)
+        events = self.selector.select(self.patience(timeout))
+        self.now = self.clock()
+        for key, mask in events:
+            if key.fileobj is self.listener:
+                touched.extend(self.accept())
+            elif key.fileobj is self.woken:
+                self.woken.recv(constants.RECV_SIZE)
+            else:
+                if key.data not in self.backlog:
+                    touched.append(key.data)
+                if mask & READ:
+                    self.read(key.data)
+        for connection in touched:
+            self.apply(connection)
+        self.release(self.shop.commit())
+        self.backlog.clear()
+        for connection in touched:
+            self.write(connection)
+            self.settle(connection)
+        if self.now >= self.next_sweep:
+            self.sweep()
+        while self.closing:
+            self.close(self.closing.pop())
+        self.watch_listener()
+
+    def patience(self, timeout):
+        """How long this tick may sleep: until there is something to do without any event."""
+        if self.backlog:
+            return 0
+        if self.timed or self.accept_from > self.now:
+            sweep = max(0, self.next_sweep - self.clock())
+            return sweep if timeout is None else min(timeout, sweep)
+        return timeout
+
+    # --- read -------------------------------------------------------------------------------
+
+    def accept(self):
+        """Take new clients, a bounded number; returns their connections."""
+        accepted = []
+        while len(accepted) < constants.ACCEPT_BATCH and self.has_room():
+            try:
+                sock, _ = self.listener.accept()
+            except socket.error as error:
+                if error.errno in NOT_NOW:
+                    break
+                if error.errno in EXHAUSTED:
+                    log.error("cannot accept clients: %s", os.strerror(error.errno))
+                    self.accept_from = self.now + constants.ACCEPT_PAUSE_SECONDS
+                    break
+                if error.errno not in PEER_GONE:        # else it gave up before its turn came
+                    raise
+            else:
+                accepted.append(self.connect(sock))
+        return accepted
+
+    def connect(self, sock):
+        """Take over an accepted socket; returns its connection."""
+        sock.setblocking(False)
+        connection = Connection(sock, self.now + constants.LOGIN_SECONDS)
+        self.connections.add(connection)
+        self.timed.add(connection)
+        try:
+            set_options(sock)
+        except socket.error as error:           # a reset may be there already
+            self.socket_failed(connection, error)
+            return connection
+        if len(self.connections) > self.max_clients:
+            self.refuse(connection, ErrorCode.SERVER_FULL.error("The server is full."))
+            self.finish(connection)
+        return connection
+
+    def read(self, connection):
+        """Take in what one recv brings."""
+        try:
+            data = connection.sock.recv(constants.RECV_SIZE)
+        except socket.error as error:
+            self.socket_failed(connection, error)
+        else:
+            if not data:
+                connection.input_ended = True
+            elif connection.phase is Phase.OPEN:
+                connection.lines.feed(data)
+
+    # --- apply ------------------------------------------------------------------------------
+
+    def apply(self, connection):
+        """Apply the connection's share of requests, and stage the replies."""
+        share = constants.REQUESTS_PER_TICK
+        while share > 0 and connection.has_turn():
+            try:
+                line = connection.lines.next_line()
+            except RpcError as error:           # too long, and where the next one begins is unknown
+                self.refuse(connection, error)
+                self.finish(connection)
+                break
+            if line is None:
+                break
+            try:
+                requests, is_batch = protocol.parse(line)
+            except RpcError as error:
+                self.refuse(connection, error)
+                share -= 1
+                continue
+            share -= len(requests)
+            replies = [self.answer(connection, request) for request in requests]
+            replies = [reply for reply in replies if reply is not None]
+            if replies:
+                self.staged.append((connection, replies, is_batch))
+
+    def refuse(self, connection, error):
+        """Stage the reply to a line, or to a client, that is refused as a whole."""
+        self.staged.append((connection, [(protocol.encode_error(None, error), None, None)], False))
+
+    def answer(self, connection, request):
+        """Apply one request; this is where errors become replies.
+
+        Returns (the reply, the request, the account it tells of when that has yet to be stored),
+        or None for a notification.
+        """
+        method = METHODS.get(request.method)
+        try:
+            if request.error:
+                raise request.error
+            if method.needs_login and connection.account is None:
+                raise ErrorCode.NOT_LOGGED_IN.error("Log in first.")
+            result = self.methods[request.method](connection, *request.args)
+            reply = protocol.encode_result(request.id, result)
+        except RpcError as error:
+            reply = protocol.encode_error(request.id, error)
+        except db.Refusal as refusal:
+            error = ErrorCode[refusal.reason.upper()].error(refusal.message, **refusal.data)
+            reply = protocol.encode_error(request.id, error)
+        except Exception:
+            log.exception("a defect in the method %s", request.method)
+            error = ErrorCode.INTERNAL_ERROR.error("The server has a defect; it has been logged.")
+            reply = protocol.encode_error(request.id, error)
+        if not request.wants_reply:
+            return None
+        account = connection.account
+        unsure = account is not None and account.unsaved and method and method.tells_account
+        return reply, request, account if unsure else None
+
+    def login(self, connection, nickname):
+        if connection.account is not None:
+            raise ErrorCode.ALREADY_LOGGED_IN.error("This connection is logged in; log out first.")
+        if nickname in self.players:
+            raise ErrorCode.NICKNAME_IN_USE.error("This nickname is in use.")
+        account, created = self.shop.login(nickname)
+        self.players[nickname] = connection
+        connection.account = account
+        connection.close_by = FOREVER
+        if account.unsaved:
+            self.unsure.add(connection)
+        return {"account": tell(account), "created": created, "catalog": CATALOG}
+
+    def ping(self, connection):
+        return "pong"
+
+    def buy(self, connection, item):
+        self.shop.buy(connection.account, item)
+        return {"account": tell(connection.account)}
+
+    def sell(self, connection, item):
+        self.shop.sell(connection.account, item)
+        return {"account": tell(connection.account)}
+
+    def logout(self, connection):
+        self.end_login(connection)
+        return True
+
+    def end_login(self, connection):
+        """Free the nickname, if the connection has one."""
+        if connection.account is not None:
+            del self.players[connection.account.nickname]
+            connection.account = None
+            connection.close_by = self.now + constants.LOGIN_SECONDS
+            self.timed.add(connection)
+
+    # --- write ------------------------------------------------------------------------------
+
+    def release(self, failed):
+        """Let this tick's replies go, now that it is committed but for the `failed` accounts."""
+        for connection, replies, is_batch in self.staged:
+            texts = [protocol.encode_error(request.id, STORAGE_FAILED) if account in failed else reply
+                     for reply, request, account in replies]
+            connection.output += b"[" + b",".join(texts) + b"]\n" if is_batch else texts[0] + b"\n"
+        for account in failed:
+            connection = self.players.get(account.nickname)
+            if connection and (account.stored is None or connection in self.unsure):
+                self.end_login(connection)      # of an account that is not there, or not as told
+        del self.staged[:]
+        self.unsure.clear()
+
+    def write(self, connection):
+        """Send what the kernel takes."""
+        if not connection.output or connection.phase is Phase.CLOSED:
+            return
+        try:
+            sent = connection.sock.send(connection.output)
+        except socket.error as error:
+            self.socket_failed(connection, error)
+            sent = 0
+        del connection.output[:sent]
+        if not connection.output:
+            connection.progress_by = FOREVER
+        elif sent or connection.progress_by == FOREVER:
+            connection.progress_by = self.now + constants.PROGRESS_SECONDS
+            self.timed.add(connection)
+
+    # --- tidy up ----------------------------------------------------------------------------
+
+    def settle(self, connection):
+        """Decide what a connection does next, and wait for that."""
+        if connection.has_turn():
+            self.backlog.add(connection)
+        elif connection.phase is Phase.OPEN and not connection.lines.has_line() \
+                and (connection.input_ended or self.stopping):
+            self.finish(connection)
+        if connection.phase is Phase.FINISHING and not connection.output:
+            self.linger(connection)
+        if connection.phase is Phase.LINGERING and connection.input_ended:
+            self.drop(connection)
+        if connection.phase is not Phase.CLOSED:
+            self.watch(connection)
+
+    def finish(self, connection):
+        """Serve no more requests; close the connection once its replies are written."""
+        self.end_login(connection)
+        connection.phase = Phase.FINISHING
+
+    def linger(self, connection):
+        """Say that all is written, and wait a moment for the peer to close: a socket that is closed
+        with input unread resets the connection, and the peer may never see the last reply."""
+        connection.phase = Phase.LINGERING
+        connection.close_by = self.now + constants.LINGER_SECONDS
+        try:
+            connection.sock.shutdown(socket.SHUT_WR)
+        except socket.error as error:
+            self.socket_failed(connection, error)
+
+    def socket_failed(self, connection, error):
+        """Sort the error of a socket operation; all but "not now" end the connection."""
+        if error.errno in NOT_NOW:
+            return
+        if error.errno not in PEER_GONE:
+            log.error("a connection failed: %s", os.strerror(error.errno))
+        self.drop(connection)
+
+    def drop(self, connection):
+        """Close the connection at the end of this tick, unsent replies or not."""
+        if connection.phase is not Phase.CLOSED:
+            connection.phase = Phase.CLOSED
+            self.closing.append(connection)
+
+    def close(self, connection):
+        """Free the nickname and the descriptor; the one place where a connection ends."""
+        self.end_login(connection)
+        if connection.interest:             # before the close: its number is soon another's
+            self.selector.unregister(connection.sock)
+        connection.sock.close()
+        self.connections.discard(connection)
+        self.timed.discard(connection)
+        self.backlog.discard(connection)
+
+    def sweep(self):
+        """Drop the connections whose time is up."""
+        self.next_sweep = self.now + constants.SWEEP_SECONDS
+        for connection in list(self.timed):
+            deadline = min(connection.close_by, connection.progress_by)
+            if deadline <= self.now:
+                self.drop(connection)
+            elif deadline == FOREVER:
+                self.timed.discard(connection)
+
+    # --- what is waited for -----------------------------------------------------------------
+
+    def watch(self, connection):
+        """Register the connection for what it wants. Without any event it is unregistered: epoll
+        reports a peer that hangs up even to those who asked for nothing, again and again."""
+        events = connection.wanted_events()
+        if events == connection.interest:
+            return
+        if not events:
+            self.selector.unregister(connection.sock)
+        elif not connection.interest:
+            self.selector.register(connection.sock, events, connection)
+        else:
+            self.selector.modify(connection.sock, events, connection)
+        connection.interest = events
+
+    def has_room(self):
+        """Whether to accept: there is a slot, if only one for saying server_full."""
+        return len(self.connections) < self.max_clients + constants.SPARE_CLIENTS
+
+    def watch_listener(self):
+        """Register the listener, or not, by the same rule in every tick."""
+        accepting = not self.stopping and self.now >= self.accept_from and self.has_room()
+        if accepting != self.accepting:
+            if accepting:
+                self.selector.register(self.listener, READ)
+            else:
+                self.selector.unregister(self.listener)
+            self.accepting = accepting
+
+
+CATALOG = [{"name": name, "price": price} for name, price in constants.ITEMS.items()]
+STORAGE_FAILED = ErrorCode.STORAGE_FAILED.error("This could not be stored; nothing was changed.")
+
+
+def tell(account):
+    """An account as the wire has it."""
+    return {"nickname": account.nickname, "credits": account.credits, "items": account.items}
+
+
+def set_options(sock):
+    """Send small replies at once, and notice a peer that vanished (tcp(7))."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_KEEPIDLE"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, constants.KEEPALIVE_IDLE_SECONDS)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL,
+                        constants.KEEPALIVE_INTERVAL_SECONDS)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, constants.KEEPALIVE_PROBES)
+    if sys.platform.startswith("linux"):
+        sock.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, constants.USER_TIMEOUT_SECONDS * 1000)
+
+
+# --- python server.py -------------------------------------------------------------------------
+
+class CannotListen(Exception):
+    """The address cannot be served; the text is one sentence for whoever started the program."""
+
+
+def listen(host, port):
+    """A listening socket, with a free port for port 0. Raises CannotListen."""
+    sock = None
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)[0]
+        sock = socket.socket(family, kind, proto)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(constants.BACKLOG)
+        sock.setblocking(False)
+        return sock
+    except (socket.error, UnicodeError) as error:       # UnicodeError: a host name that is none
+        if sock is not None:
+            sock.close()
+        raise CannotListen("cannot listen on %s:%s: %s"
+                           % (host, port, getattr(error, "strerror", "no such host")))
+
+
+def client_limit():
+    """How many clients the descriptors are enough for, after taking all that we may have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard == resource.RLIM_INFINITY:
+        return constants.MAX_CLIENTS
+    spare = constants.SPARE_DESCRIPTORS + constants.SPARE_CLIENTS
+    return max(1, min(constants.MAX_CLIENTS, hard - spare))
+
+
+def stop_on_signals(server):
+    """SIGINT and SIGTERM stop the server gracefully; a second one ends the process at once."""
+    def stop(signum, frame):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        server.stopping = True
+
+    # A handler alone does not end the sleep of select: Python calls it, and select goes on.
+    signal.set_wakeup_fd(server.waker.fileno())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+
+
+def main(arguments=None):
+    """Run the server; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Serve the shop until SIGINT or SIGTERM.")
+    protocol.add_address_options(parser)
+    db.add_database_option(parser)
+    options = parser.parse_args(arguments)
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        shop = db.Shop(options.database)
+        listener = listen(options.host, options.port)
+    except (db.CannotOpen, CannotListen) as error:
+        print("server.py: %s" % error, file=sys.stderr)
+        return 1
+    server = Server(shop, listener, client_limit())
+    stop_on_signals(server)
+    log.info("listening on %s:%d", *listener.getsockname()[:2])
+    server.run()
+    shop.close()
+    log.info("stopped")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
