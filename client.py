@@ -9,6 +9,7 @@ import argparse
 import errno
 import itertools
 import locale
+import os
 import re
 import signal
 import socket
@@ -53,7 +54,7 @@ class Client(object):
             self._sock = socket.create_connection((host, port), timeout)
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except (socket.error, UnicodeError) as error:   # UnicodeError: a host name that is none
-            reason = getattr(error, "strerror", None) or "no answer"
+            reason = getattr(error, "strerror", "this is no host name") or "no answer"
             raise ServerGone("There is no server at %s: %s." % (self.address, reason))
 
     def __enter__(self):
@@ -312,19 +313,28 @@ class Console(object):
 
 def ask(prompt):
     """The player's next line, as text. Raises EOFError at the end of the input."""
-    line = input(prompt)
-    if type(line) is not Text:                          # 2.7
-        line = line.decode(sys.stdin.encoding or locale.getpreferredencoding(), "replace")
-    return line
+    encoding = sys.stdin.encoding or locale.getpreferredencoding()
+    while True:
+        line = input(prompt)
+        try:
+            if type(line) is not Text:
+                line = line.decode(encoding)            # 2.7
+            line.encode("utf-8")                        # else fails here: see `main`
+            return line
+        except UnicodeError:
+            say("That is not text in %s." % encoding)
 
 
 def say(text):
     """Print a line. What the terminal cannot show, or would take for a command, is escaped."""
-    text = re.sub("[\x00-\x1f\x7f-\x9f]", lambda match: "\\x%02x" % ord(match.group()), text)
+    text = _CONTROL.sub(lambda match: "\\x%02x" % ord(match.group()), text)
     encoding = sys.stdout.encoding or locale.getpreferredencoding()
-    line = (text + "\n").encode(encoding, "backslashreplace")
-    getattr(sys.stdout, "buffer", sys.stdout).write(line)
-    sys.stdout.flush()
+    stream = getattr(sys.stdout, "buffer", sys.stdout)  # bytes go to sys.stdout itself on 2.7
+    stream.write((text + "\n").encode(encoding, "backslashreplace"))
+    stream.flush()
+
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 def main(arguments=None):
@@ -332,13 +342,22 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description="Play: log in, buy and sell.")
     protocol.add_address_options(parser)
     options = parser.parse_args(arguments)
+    if sys.stdin is None or sys.stdout is None:         # closed by whoever started us
+        return 1
+    if hasattr(sys.stdin, "reconfigure"):               # 3.x: a bad byte costs its line, no more
+        sys.stdin.reconfigure(errors="surrogateescape")
     try:
-        Console(options.host, options.port).run()
-    except EOFError:
-        status = 0
-    except KeyboardInterrupt:
-        status = 128 + signal.SIGINT        # as shells have it
-    print()
+        try:
+            Console(options.host, options.port).run()
+        except EOFError:
+            status = 0
+        except KeyboardInterrupt:
+            status = 128 + signal.SIGINT                # as shells have it
+        print()                                         # the shell's prompt gets its own line
+        sys.stdout.flush()
+    except EnvironmentError:                            # the terminal or pipe is no longer there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)    # where the exit may flush to
+        status = 1
     return status
 
 

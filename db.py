@@ -10,7 +10,7 @@ everything that has changed in one transaction, and only then may anybody be tol
 peewee has the schema, the connection and the transactions. The three statements that run for
 every login and trade are plain SQL, since building them costs twenty times what they take.
 """
-from __future__ import print_function, unicode_literals
+from __future__ import unicode_literals
 
 import argparse
 import errno
@@ -313,12 +313,13 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description="Create the shop's tables; safe to run again.")
     add_database_option(parser)
     path = parser.parse_args(arguments).database
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         create_tables(path)
     except CannotOpen as error:
-        print("db.py: %s" % error, file=sys.stderr)
+        log.error("%s", error)
         return 1
-    print("The tables are ready in %s." % path)
+    log.info("the tables are ready in %s", path)
     return 0
 
 

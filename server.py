@@ -6,7 +6,7 @@
 One pass of the loop, `Server.tick`, reads, applies what was read, commits once, and only then
 writes the replies; docs/architecture.md follows a request through it.
 """
-from __future__ import print_function, unicode_literals
+from __future__ import unicode_literals
 
 import argparse
 import errno
@@ -524,7 +524,7 @@ def main(arguments=None):
         shop = db.Shop(options.database)
         listener = listen(options.host, options.port)
     except (db.CannotOpen, CannotListen) as error:
-        print("server.py: %s" % error, file=sys.stderr)
+        log.error("%s", error)
         return 1
     server = Server(shop, listener, client_limit())
     stop_on_signals(server)

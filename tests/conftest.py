@@ -1,0 +1,259 @@
+# -*- coding: utf-8 -*-
+"""What the tests share: the real programs in subprocesses, and peers that speak bytes to them."""
+from __future__ import unicode_literals
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+
+import db           # noqa: E402
+import server       # noqa: E402
+
+PATIENCE = 20       # seconds until a condition that never comes fails its test
+
+
+def wait_for(condition, what):
+    """Return the first true value of condition()."""
+    deadline = time.time() + PATIENCE
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.time() < deadline, "waited in vain for %s" % what
+        time.sleep(0.005)
+
+
+def environment(**variables):
+    """The environment for a program: this one, without Lavka's own variables."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("LAVKA_")}
+    clean.update((str(name), str(value)) for name, value in variables.items())
+    return clean
+
+
+class Peer(object):
+    """A client that sends any bytes and reads lines."""
+
+    def __init__(self, port, nickname=None):
+        self.sock = socket.create_connection(("127.0.0.1", port), PATIENCE)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.reader = self.sock.makefile("rb")
+        if nickname is not None:
+            assert "result" in self.call("login", nickname=nickname)
+
+    def send(self, data):
+        self.sock.sendall(data)
+
+    def line(self):
+        """The next line's JSON value; None when the server has closed."""
+        line = self.reader.readline()
+        if not line:
+            return None
+        assert line.endswith(b"\n")
+        return json.loads(line.decode("utf-8"))
+
+    def exchange(self, data):
+        """Send bytes, read the reply to them."""
+        self.send(data)
+        return self.line()
+
+    def call(self, method, **params):
+        return self.exchange(request(method, **params))
+
+    def reset(self):
+        """Leave with a TCP reset."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        self.close()
+
+    def close(self):
+        self.reader.close()
+        self.sock.close()
+
+
+def request(method, id=1, **params):
+    """The line of a request."""
+    value = {"jsonrpc": "2.0", "id": id, "method": method, "params": params}
+    return json.dumps(value).encode("ascii") + b"\n"
+
+
+def reason(reply):
+    """The reason of an error's reply."""
+    return reply["error"]["data"]["reason"]
+
+
+class Program(object):
+    """server.py in a subprocess, serving a free port."""
+
+    def __init__(self, directory, *arguments, **options):
+        self.database = os.path.join(directory, "lavka.db")
+        self.log_path = os.path.join(directory, "server.log")
+        python = options.get("python", sys.executable)
+        if not os.path.exists(self.database):
+            db.create_tables(self.database)
+        with open(self.log_path, "ab") as log:
+            begin = log.tell()
+            self.process = subprocess.Popen(
+                [python, os.path.join(ROOT, "server.py"), "--port", "0",
+                 "--database", self.database] + list(arguments),
+                stderr=log, env=environment())
+        line = wait_for(lambda: self.listening(begin), "the server to listen")
+        self.port = int(line.rsplit(":", 1)[1])
+
+    def listening(self, begin):
+        assert self.process.poll() is None, self.log()
+        lines = [line for line in self.log()[begin:].splitlines(True) if "listening on" in line]
+        return lines[0] if lines and lines[0].endswith("\n") else None
+
+    def log(self):
+        with io.open(self.log_path, encoding="utf-8") as log:
+            return log.read()
+
+    def kill(self):
+        if self.process.poll() is None:
+            self.process.kill()
+        return self.process.wait()
+
+    def free(self, nickname):
+        """Whether a login with the nickname succeeds; it is logged out again."""
+        peer = Peer(self.port)
+        reply = peer.call("login", nickname=nickname)
+        peer.close()
+        assert "result" in reply or reason(reply) == "nickname_in_use"
+        return "result" in reply
+
+
+@pytest.fixture
+def directory(tmpdir):
+    return str(tmpdir)
+
+
+@pytest.fixture
+def start(directory):
+    """A function that starts server.py; every one is ended, and none may have logged a defect."""
+    started = []
+
+    def start_program(*arguments, **options):
+        program = Program(options.pop("directory", directory), *arguments, **options)
+        started.append(program)
+        return program
+
+    yield start_program
+    for program in started:
+        program.kill()
+        assert "Traceback" not in program.log()
+
+
+@pytest.fixture
+def program(start):
+    return start()
+
+
+@pytest.fixture
+def database(directory):
+    """The path of a database that has its tables."""
+    path = os.path.join(directory, "lavka.db")
+    db.create_tables(path)
+    return path
+
+
+class Clock(object):
+    """Time that passes when a test says so."""
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+class Ticker(object):
+    """A Server in this process, whose ticks the test makes, and the sockets of its clients."""
+
+    def __init__(self, path, **options):
+        self.clock = Clock()
+        self.shop = db.Shop(path)
+        self.listener = server.listen("127.0.0.1", 0)
+        self.port = self.listener.getsockname()[1]
+        self.server = server.Server(self.shop, self.listener, clock=self.clock, **options)
+        self.peers = []
+
+    def client(self, nickname=None):
+        """(Peer, its Connection in the server)"""
+        known = set(self.server.connections)
+        peer = Peer(self.port)
+        self.peers.append(peer)
+        self.until(lambda: set(self.server.connections) - known)
+        connection, = set(self.server.connections) - known
+        if nickname is not None:
+            assert "result" in self.call(peer, "login", nickname=nickname)
+        return peer, connection
+
+    def tick(self):
+        self.server.tick(0)
+
+    def until(self, condition):
+        """Tick until condition() holds."""
+        def ticked():
+            self.tick()
+            return condition()
+        return wait_for(ticked, "a condition after ticks")
+
+    def replies(self, peer, number):
+        """The next `number` lines that the peer gets."""
+        received = [b""]
+
+        def complete():
+            peer.sock.setblocking(False)
+            try:
+                received[0] += peer.sock.recv(1 << 20)
+            except socket.error:
+                pass
+            return received[0].count(b"\n") >= number
+        self.until(complete)
+        lines = received[0].splitlines(True)
+        assert len(lines) == number and lines[-1].endswith(b"\n")
+        return [json.loads(line.decode("utf-8")) for line in lines]
+
+    def exchange(self, peer, data):
+        """Send bytes; the one line that comes back."""
+        peer.sock.setblocking(True)
+        peer.send(data)
+        return self.replies(peer, 1)[0]
+
+    def call(self, peer, method, **params):
+        return self.exchange(peer, request(method, **params))
+
+    def close(self):
+        for peer in self.peers:
+            peer.close()
+        for connection in list(self.server.connections):
+            self.server.close(connection)
+        self.server.selector.close()
+        self.server.woken.close()
+        self.server.waker.close()
+        self.listener.close()
+        self.shop.close()
+
+
+@pytest.fixture
+def make_ticker(database):
+    made = []
+
+    def make(**options):
+        made.append(Ticker(database, **options))
+        return made[-1]
+
+    yield make
+    for ticker in made:
+        ticker.close()
+
+
+@pytest.fixture
+def ticker(make_ticker):
+    return make_ticker()
