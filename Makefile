@@ -1,0 +1,76 @@
+# What people run. Every target installs what it needs, into .venv here and nowhere else.
+
+PYTHON = python3
+VERSIONS = 2.7 3.8 3.9 3.10 3.11 3.12 3.13
+PY = .venv/bin/python
+PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
+
+# A program in front gets Ctrl-C alone, not make with it; ending it that way is no error.
+IN_FRONT = if [ -t 0 ]; then set -m; fi; in_front() { "$$@" || [ $$? -eq 130 ]; }
+
+.PHONY: play server client test test-all clean
+
+play: .venv/play                ## tables, a server in the background, the client in front
+	@$(PY) db.py
+	@$(IN_FRONT); \
+	$(PY) server.py 2>server.log & server=$$!; \
+	trap 'kill $$server 2>/dev/null; wait $$server 2>/dev/null' EXIT; \
+	trap 'exit 1' HUP INT TERM; \
+	until grep -q 'listening on' server.log; do \
+		if ! kill -0 $$server 2>/dev/null; then \
+			cat server.log; echo 'Is there a server already? Join it with: make client'; exit 1; \
+		fi; \
+		sleep 0.1; \
+	done; \
+	in_front $(PY) client.py
+
+server: .venv/play              ## a server in front; Ctrl-C stops it
+	@$(PY) db.py
+	@$(IN_FRONT); in_front $(PY) server.py
+
+client: .venv/play              ## a client, for as many terminals as you like
+	@$(IN_FRONT); in_front $(PY) client.py
+
+test: .venv/test                ## the suite, on this Python
+	$(PY) -m pytest -q tests
+
+test-all: .venv/test            ## the suite, on every Python of VERSIONS that is there
+	@found=; for version in $(VERSIONS); do \
+		if python$$version -c '' 2>/dev/null; then found="$$found $$version"; \
+		else echo "There is no Python $$version here."; fi; \
+	done; \
+	others=; for version in $$found; do \
+		$(MAKE) --no-print-directory .venv-$$version/test || exit 1; \
+		others="$$others $(CURDIR)/.venv-$$version/bin/python"; \
+	done; \
+	for version in $$found; do \
+		echo "Python $$version:"; \
+		LAVKA_TEST_PYTHONS="$$others" .venv-$$version/bin/python -m pytest -q tests || exit 1; \
+	done
+
+clean:                          ## all that the other targets made, but for the accounts
+	rm -rf .venv .venv-* .pytest_cache .hypothesis __pycache__ */__pycache__ *.pyc */*.pyc server.log
+
+.venv:
+	$(PYTHON) -m venv .venv || { rm -rf .venv; \
+		echo 'Python has no venv here; on Debian and Ubuntu: apt install python3-venv'; exit 1; }
+
+.venv/play: requirements.txt | .venv
+	$(PY) $(PIP_INSTALL) -r requirements.txt
+	@touch $@
+
+.venv/test: requirements.txt tests/requirements.txt | .venv
+	$(PY) $(PIP_INSTALL) -r tests/requirements.txt
+	@touch $@
+
+.venv-3.%/test: requirements.txt tests/requirements.txt
+	python3.$* -m venv .venv-3.$*
+	.venv-3.$*/bin/python $(PIP_INSTALL) -r tests/requirements.txt
+	@touch $@
+
+# The last virtualenv that makes environments for 2.7.
+.venv-2.7/test: requirements.txt tests/requirements.txt | .venv
+	$(PY) $(PIP_INSTALL) 'virtualenv<20.22'
+	$(PY) -m virtualenv --quiet --python python2.7 .venv-2.7
+	.venv-2.7/bin/python -W ignore $(PIP_INSTALL) -r tests/requirements.txt
+	@touch $@

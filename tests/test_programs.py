@@ -1,0 +1,276 @@
+# -*- coding: utf-8 -*-
+"""The real server.py in a subprocess: how it starts, serves several clients, and stops."""
+from __future__ import unicode_literals
+
+import io
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from conftest import ROOT, Peer, environment, reason, request, wait_for
+
+from constants import ITEMS
+
+CHEAP = "potion"
+
+
+def run_server(*arguments, **options):
+    """Run a server that is expected to end by itself: (exit status, what it logged)."""
+    variables = options.pop("variables", {})
+    process = subprocess.Popen([sys.executable, os.path.join(ROOT, "server.py")] + list(arguments),
+                               stderr=subprocess.PIPE, env=environment(**variables), **options)
+    try:
+        wait_for(lambda: process.poll() is not None, "the server to end by itself")
+    finally:
+        if process.poll() is None:
+            process.kill()
+    return process.returncode, process.communicate()[1].decode("utf-8")
+
+
+def stored(program, nickname):
+    with sqlite3.connect(program.database) as connection:
+        return connection.execute("SELECT credits, items FROM account WHERE nickname = ?",
+                                  (nickname,)).fetchone()
+
+
+# --- starting -------------------------------------------------------------------------------------
+
+def test_the_log_tells_the_real_port(program):
+    assert "listening on 127.0.0.1:%d\n" % program.port in program.log()
+    assert Peer(program.port).call("ping")["result"] == "pong"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--database", "none.db"]])
+def test_without_tables_it_names_the_command(directory, arguments):
+    status, log = run_server(*arguments, cwd=directory)
+    assert status == 1 and log.count("\n") == 1 and "python db.py" in log
+    assert os.listdir(directory) == []                  # and leaves nothing behind
+
+
+def test_a_file_that_is_no_database(directory):
+    path = os.path.join(directory, "text.db")
+    with io.open(path, "w") as file:
+        file.write("I am not a database. " * 100)
+    status, log = run_server("--database", path)
+    assert status == 1 and log.count("\n") == 1 and "not a database" in log
+
+
+def test_a_port_in_use(program, directory, tmpdir):
+    other = str(tmpdir.mkdir("other").join("lavka.db"))
+    subprocess.check_call([sys.executable, os.path.join(ROOT, "db.py"), "--database", other],
+                          env=environment())
+    status, log = run_server("--port", str(program.port), "--database", other)
+    assert status == 1 and log.count("\n") == 1
+    assert "cannot listen on 127.0.0.1:%d" % program.port in log and "in use" in log
+
+
+def test_a_second_server_on_the_same_file(program):
+    player = Peer(program.port, "bob")
+    status, log = run_server("--port", "0", "--database", program.database)
+    assert status == 1 and log.count("\n") == 1 and "another server" in log
+    assert "result" in player.call("buy", item=CHEAP)   # the first is not disturbed
+
+
+def test_a_crash_leaves_no_lock(start):
+    start().kill()
+    assert Peer(start().port).call("ping")["result"] == "pong"
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "203.0.113.1", "a..b"])
+def test_a_host_that_cannot_be_listened_on(database, host):
+    status, log = run_server("--host", host, "--port", "0", "--database", database)
+    assert status == 1 and log.count("\n") == 1 and "cannot listen on " + host in log
+
+
+@pytest.mark.parametrize("port", ["x", "-1", "65536", ""])
+def test_a_port_that_is_none(database, port):
+    status, log = run_server("--port", port, "--database", database)
+    assert status == 2 and "--port" in log and "Traceback" not in log
+    status, log = run_server("--database", database, variables={"LAVKA_PORT": port})
+    assert status == 2 and "--port" in log and "Traceback" not in log
+
+
+def test_the_environment_and_the_flags(database, directory):
+    """The variables name a place where it cannot listen, and a file that is not there."""
+    variables = {"LAVKA_HOST": "203.0.113.1", "LAVKA_PORT": "1234", "LAVKA_DATABASE": "none.db"}
+    assert "none.db" in run_server(variables=variables, cwd=directory)[1]
+    arguments = ["--database", database]
+    assert "203.0.113.1:1234" in run_server(*arguments, variables=variables)[1]
+    assert "203.0.113.2:1234" in run_server("--host", "203.0.113.2", *arguments, variables=variables)[1]
+    assert "203.0.113.1:5678" in run_server("--port", "5678", *arguments, variables=variables)[1]
+
+
+# --- serving --------------------------------------------------------------------------------------
+
+def test_players_survive_a_restart(start):
+    first = start()
+    player = Peer(first.port, "bob")
+    account = player.call("buy", item=CHEAP)["result"]["account"]
+    first.kill()
+    player = Peer(start().port)
+    reply = player.call("login", nickname="bob")["result"]
+    assert reply["account"] == account and reply["created"] is False
+
+
+def test_several_clients_at_once(program):
+    """Threads of clients trade at the same time; what each was told is what is on disk."""
+    accounts = {}
+
+    def play(name):
+        peer = Peer(program.port)
+        accounts[name] = peer.call("login", nickname=name)["result"]["account"]
+        for _ in range(20):
+            for method in ("buy", "sell", "buy"):
+                reply = peer.call(method, item=CHEAP)
+                if "result" in reply:
+                    accounts[name] = reply["result"]["account"]
+        peer.close()
+
+    threads = [threading.Thread(target=play, args=("player %d" % number,)) for number in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(accounts) == 10
+    for name, account in accounts.items():
+        assert account["items"] == [CHEAP]
+        assert stored(program, name) == (account["credits"], CHEAP)
+
+
+def test_a_killed_client_frees_its_nickname_at_once(program):
+    script = ("import socket, sys, time\n"
+              "sock = socket.create_connection(('127.0.0.1', %d))\n"
+              "sock.sendall(%r)\n"
+              "sock.recv(1000)\n"
+              "sys.stdout.write('in')\n"
+              "sys.stdout.flush()\n"
+              "time.sleep(100)\n" % (program.port, str(request("login", nickname="bob").decode())))
+    script = script.replace("sendall('", "sendall(b'")
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert process.stdout.read(2) == b"in"
+    assert not program.free("bob")
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    wait_for(lambda: program.free("bob"), "the nickname")
+
+
+def test_a_nickname_of_any_kind_over_the_wire(program):
+    for nickname in ("Боб", "👩‍🚀", "'; DROP TABLE account; --", "\x01\x1b[31m\n", '"\\', "x" * 255):
+        reply = Peer(program.port).call("login", nickname=nickname)["result"]
+        assert reply["account"]["nickname"] == nickname
+        assert stored(program, nickname) == (reply["account"]["credits"], "")
+    peer = Peer(program.port)
+    for nickname in ("", " \t", "a\0", "\ud800", "x" * 256, 5, None):
+        assert reason(peer.call("login", nickname=nickname)) == "invalid_params"
+
+
+def test_a_row_may_be_changed_between_logins(program):
+    player = Peer(program.port, "bob")
+    player.call("logout")
+    with sqlite3.connect(program.database) as connection:
+        connection.execute("UPDATE account SET credits = 5000, items = 'bow'")
+    account = player.call("login", nickname="bob")["result"]["account"]
+    assert account == {"nickname": "bob", "credits": 5000, "items": ["bow"]}
+    for item in ITEMS:
+        player.call("buy", item=item)
+    items = ["bow"] + [item for item in ITEMS if item != "bow"]
+    assert stored(program, "bob")[1] == ",".join(items)
+
+
+# --- stopping -------------------------------------------------------------------------------------
+
+def stop(program, *numbers):
+    """Send signals; returns (exit status, the seconds that it took)."""
+    begin = time.time()
+    for number in numbers:
+        program.process.send_signal(number)
+    status = program.process.wait()
+    return status, time.time() - begin
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_it(program, number):
+    status, seconds = stop(program, number)
+    assert status == 0 and seconds < 2
+    assert program.log().rstrip().endswith("stopped")
+    assert not os.path.exists(program.database + "-wal")        # the file was closed, too
+
+
+def test_idle_players_do_not_delay_the_stop(program):
+    players = [Peer(program.port, "player %d" % number) for number in range(20)]
+    status, seconds = stop(program, signal.SIGTERM)
+    assert status == 0 and seconds < 2
+    assert all(player.line() is None for player in players)
+
+
+def test_a_stop_accepts_nobody_and_serves_no_new_request(program):
+    player = Peer(program.port, "bob")
+    program.process.send_signal(signal.SIGTERM)
+    assert player.line() is None                        # it has said that all is written
+    with pytest.raises(socket.error):
+        Peer(program.port)
+    try:
+        player.send(request("buy", item=CHEAP))
+    except socket.error:
+        pass
+    assert program.process.wait() == 0
+    assert stored(program, "bob")[1] == ""
+
+
+def test_a_stop_under_load_answers_what_it_has_read(program):
+    """Whole lines only, each trade that was told is on disk, and none that was not read is told."""
+    players = [Peer(program.port, "player %d" % number) for number in range(50)]
+    data = (request("buy", item=CHEAP) + request("sell", item=CHEAP)) * 20
+    for player in players:
+        player.send(data)
+    status, seconds = stop(program, signal.SIGTERM)
+    assert status == 0 and seconds < 2
+    answered = 0
+    for number, player in enumerate(players):
+        replies = []
+        try:
+            for reply in iter(player.line, None):       # fails at half a line
+                replies.append(reply)
+        except socket.error:
+            pass
+        answered += len(replies)
+        if replies:
+            account = replies[-1]["result"]["account"]
+            assert stored(program, "player %d" % number) == (
+                account["credits"], ",".join(account["items"]))
+    assert answered
+
+
+def test_clients_that_do_not_read_do_not_delay_the_stop(program):
+    peers = [Peer(program.port, "player %d" % number) for number in range(5)]
+    for peer in peers:
+        peer.sock.setblocking(False)
+        try:
+            while True:
+                peer.send(request("ping") * 1000)
+        except socket.error:
+            pass
+    status, seconds = stop(program, signal.SIGINT)
+    assert status == 0 and seconds < 2
+
+
+def test_a_second_signal_stops_it_at_once(program):
+    player = Peer(program.port, "bob")                  # who makes the first one take its time
+    program.process.send_signal(signal.SIGTERM)
+    assert player.line() is None
+    status, seconds = stop(program, signal.SIGTERM)
+    assert status == -signal.SIGTERM and seconds < 0.5
+
+
+def test_a_signal_in_the_middle_of_a_line(program):
+    player = Peer(program.port, "bob")
+    player.send(b'{"jsonrpc":"2.0","id":1,')
+    status, seconds = stop(program, signal.SIGTERM)
+    assert status == 0 and seconds < 2 and player.line() is None

@@ -1,0 +1,711 @@
+# -*- coding: utf-8 -*-
+"""The event loop, tick by tick: real sockets and a real file, scripted errors and a scripted clock."""
+from __future__ import unicode_literals
+
+import errno
+import json
+import socket
+import sqlite3
+
+import pytest
+from conftest import Peer, reason, request, wait_for
+
+import constants
+import protocol
+import server
+from constants import ITEMS
+from server import Phase
+
+CHEAP = "potion"
+PING = request("ping")
+
+
+class FaultySocket(object):
+    """A connection's socket whose next calls do what a test says: an errno is raised, a size is
+    the most that one send takes."""
+
+    def __init__(self, sock, recv=(), send=()):
+        self.sock = sock
+        self.recv_faults = list(recv)
+        self.send_faults = list(send)
+        self.sent = []
+
+    def recv(self, size):
+        if self.recv_faults:
+            raise socket.error(self.recv_faults.pop(0), "scripted")
+        return self.sock.recv(size)
+
+    def send(self, data):
+        fault = self.send_faults.pop(0) if self.send_faults else Most(len(data))
+        if not isinstance(fault, Most):
+            raise socket.error(fault, "scripted")
+        self.sent.append(self.sock.send(data[:fault]))
+        return self.sent[-1]
+
+    def __getattr__(self, name):
+        return getattr(self.sock, name)
+
+
+class Most(int):
+    """A number of bytes, not an errno."""
+
+
+def faulty(connection, **faults):
+    connection.sock = FaultySocket(connection.sock, **faults)
+    return connection.sock
+
+
+def locked(database):
+    """Hold the database's write lock; returns the connection that holds it."""
+    holder = sqlite3.connect(database, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    return holder
+
+
+def account_of(database, nickname):
+    with sqlite3.connect(database) as connection:
+        return connection.execute("SELECT credits, items FROM account WHERE nickname = ?",
+                                  (nickname,)).fetchone()
+
+
+# --- the methods ----------------------------------------------------------------------------------
+
+def test_a_session(ticker, database):
+    bob, connection = ticker.client()
+    reply = ticker.call(bob, "login", nickname="bob")
+    account = reply["result"]["account"]
+    assert reply["id"] == 1 and reply["jsonrpc"] == "2.0" and set(reply) == {"id", "jsonrpc", "result"}
+    assert reply["result"]["created"] is True
+    assert reply["result"]["catalog"] == [{"name": n, "price": p} for n, p in ITEMS.items()]
+    assert account == {"nickname": "bob", "credits": account["credits"], "items": []}
+    assert account_of(database, "bob") == (account["credits"], "")
+
+    assert ticker.call(bob, "ping")["result"] == "pong"
+    bought = ticker.call(bob, "buy", item=CHEAP)["result"]
+    account.update(credits=account["credits"] - ITEMS[CHEAP], items=[CHEAP])
+    assert bought == {"account": account}
+    assert account_of(database, "bob") == (account["credits"], CHEAP)
+    sold = ticker.call(bob, "sell", item=CHEAP)["result"]
+    account.update(credits=account["credits"] + ITEMS[CHEAP], items=[])
+    assert sold == {"account": account}
+    assert ticker.call(bob, "logout")["result"] is True
+
+    reply = ticker.call(bob, "login", nickname="bob")       # the connection may log in again
+    assert reply["result"]["created"] is False
+    assert reply["result"]["account"] == account
+
+
+def test_what_needs_a_login(ticker):
+    peer, _ = ticker.client()
+    for method, params in [("buy", {"item": CHEAP}), ("sell", {"item": CHEAP}), ("logout", {})]:
+        error = ticker.call(peer, method, **params)["error"]
+        assert (error["code"], error["data"]["reason"]) == (1001, "not_logged_in")
+    assert ticker.call(peer, "ping")["result"] == "pong"
+
+
+def test_refusals_become_replies(ticker):
+    bob, connection = ticker.client("bob")
+    connection.account.credits = ITEMS[CHEAP]
+    expected = [
+        ("login", {"nickname": "ann"}, 1002, {"reason": "already_logged_in"}),
+        ("login", {"nickname": "bob"}, 1002, {"reason": "already_logged_in"}),
+        ("buy", {"item": "excalibur"}, 2001, {"reason": "unknown_item"}),
+        ("buy", {"item": "horse"}, 2003, {"reason": "not_enough_credits", "credits": ITEMS[CHEAP],
+                                          "price": ITEMS["horse"]}),
+        ("sell", {"item": CHEAP}, 2004, {"reason": "item_not_owned"}),
+    ]
+    for method, params, code, data in expected:
+        error = ticker.call(bob, method, **params)["error"]
+        assert (error["code"], error["data"]) == (code, data)
+        assert error["message"].endswith(".")
+
+
+def test_one_login_per_nickname(ticker):
+    first, _ = ticker.client("bob")
+    second, _ = ticker.client()
+    for _ in range(2):
+        error = ticker.call(second, "login", nickname="bob")["error"]
+        assert (error["code"], error["data"]) == (1003, {"reason": "nickname_in_use"})
+    assert ticker.call(first, "buy", item=CHEAP)["result"]      # the first is never thrown out
+    ticker.call(first, "logout")
+    assert ticker.call(second, "login", nickname="bob")["result"]["account"]["items"] == [CHEAP]
+
+
+def test_two_logins_in_one_tick_have_one_winner(ticker):
+    peers = [ticker.client()[0] for _ in range(2)]
+    for peer in peers:
+        peer.send(request("login", nickname="bob"))
+    replies = [ticker.replies(peer, 1)[0] for peer in peers]
+    assert sorted("result" in reply for reply in replies) == [False, True]
+
+
+def test_a_notification_is_carried_out_and_not_answered(ticker, database):
+    bob, _ = ticker.client("bob")
+    bob.send(b'{"jsonrpc":"2.0","method":"buy","params":["potion"]}\n'
+             b'{"jsonrpc":"2.0","method":"buy","params":["potion"]}\n'      # refused, unanswered
+             b'{"jsonrpc":"2.0","method":"nonsense"}\n')
+    assert ticker.exchange(bob, request("ping", id=9))["id"] == 9
+    assert account_of(database, "bob")[1] == CHEAP
+
+
+def test_a_batch_is_one_line_of_replies(ticker):
+    peer, _ = ticker.client()
+    replies = ticker.exchange(peer, b'[{"jsonrpc":"2.0","id":"a","method":"login","params":["bob"]},'
+                                    b'{"jsonrpc":"2.0","method":"buy","params":["potion"]},'
+                                    b'{"jsonrpc":"2.0","id":"b","method":"sell","params":["potion"]},'
+                                    b'1,{"jsonrpc":"2.0","id":"c","method":"ping"}]\n')
+    assert [reply["id"] for reply in replies] == ["a", "b", None, "c"]
+    assert replies[1]["result"]["account"] == replies[0]["result"]["account"]
+    assert reason(replies[2]) == "invalid_request"
+
+
+def test_a_batch_of_notifications_is_not_answered(ticker):
+    peer, _ = ticker.client()
+    peer.send(b'[{"jsonrpc":"2.0","method":"ping"},{"jsonrpc":"2.0","method":"ping"}]\n')
+    assert ticker.exchange(peer, PING)["result"] == "pong"
+
+
+def test_a_defect_is_logged_and_not_shown(ticker, caplog):
+    bob, _ = ticker.client("bob")
+    ann, connection = ticker.client("ann")
+    connection.account.credits = None                   # no refusal covers that
+    ann.send(request("buy", item=CHEAP))
+    assert ticker.call(bob, "buy", item=CHEAP)["result"]        # the others are unharmed
+    error = ticker.replies(ann, 1)[0]["error"]
+    assert (error["code"], error["data"]) == (-32603, {"reason": "internal_error"})
+    assert "Traceback" in caplog.text and "Traceback" not in json.dumps(error)
+    assert ticker.call(ann, "ping")["result"] == "pong"
+
+
+# --- reading and writing --------------------------------------------------------------------------
+
+def test_requests_byte_by_byte(ticker):
+    peer, _ = ticker.client()
+    for byte in [PING[i:i + 1] for i in range(len(PING))]:
+        peer.send(byte)
+        ticker.tick()
+    assert ticker.replies(peer, 1)[0]["result"] == "pong"
+
+
+def test_replies_in_portions(ticker):
+    peer, connection = ticker.client()
+    sock = faulty(connection, send=[Most(1), errno.EAGAIN, Most(3), errno.EINTR, Most(1)])
+    assert ticker.call(peer, "login", nickname="bob")["result"]["created"]
+    assert sock.sent[:3] == [1, 3, 1]
+    assert not connection.output and connection.interest == server.READ
+
+
+def test_pipelined_requests_are_answered_in_order_a_share_in_each_tick(ticker):
+    pipeliner, connection = ticker.client()
+    other, _ = ticker.client()
+    number = constants.REQUESTS_PER_TICK * 3 + 1
+    pipeliner.send(b"".join(request("ping", id=id) for id in range(number)))
+    wait_for(lambda: len(arrived(connection)) > len(PING) * number, "all to arrive")
+    ticker.tick()
+    assert connection in ticker.server.backlog
+    other.send(PING)
+    replies = ticker.replies(other, 1)                  # long before the pipeliner's last
+    assert replies[0]["result"] == "pong" and connection in ticker.server.backlog
+    replies = ticker.replies(pipeliner, number)
+    assert [reply["id"] for reply in replies] == list(range(number))
+    assert not ticker.server.backlog
+
+
+def arrived(connection):
+    return connection.sock.recv(1 << 20, socket.MSG_PEEK)
+
+
+def test_with_work_left_the_loop_does_not_sleep(ticker):
+    peer, connection = ticker.client()
+    assert ticker.server.patience(None) is not None     # until the login deadline is looked at
+    ticker.server.backlog.add(connection)
+    assert ticker.server.patience(None) == 0
+    ticker.server.backlog.clear()
+
+
+def test_a_loop_with_only_idle_players_sleeps_until_an_event(ticker):
+    ticker.client("bob")
+    ticker.clock.now += constants.SWEEP_SECONDS
+    ticker.tick()
+    assert ticker.server.patience(None) is None
+
+
+def test_a_line_that_is_too_long_is_answered_after_those_before_it_and_closed(ticker):
+    for tail in (b"", b"\n", b"\n" + PING):
+        peer, connection = ticker.client("bob")
+        peer.send(PING + b"x" * constants.MAX_LINE + b"x" + tail)
+        replies = ticker.replies(peer, 2)
+        assert replies[0]["result"] == "pong"
+        assert replies[1]["id"] is None and replies[1]["error"]["code"] == -32600
+        assert reason(replies[1]) == "line_too_long"
+        assert "bob" not in ticker.server.players
+        peer.sock.setblocking(True)
+        assert peer.line() is None                      # the end comes after the reply
+        peer.close()
+        ticker.until(lambda: connection.phase is Phase.CLOSED)
+
+
+def test_a_client_that_goes_on_sending_still_gets_the_reply(ticker):
+    peer, connection = ticker.client()
+    for _ in range(40):                                 # no reset by input that nobody reads
+        peer.send(b"x" * constants.MAX_LINE)
+        ticker.tick()
+    assert reason(ticker.replies(peer, 1)[0]) == "line_too_long"
+    assert connection.phase is Phase.LINGERING
+    ticker.clock.now += constants.LINGER_SECONDS + constants.SWEEP_SECONDS
+    ticker.tick()
+    assert connection.phase is Phase.CLOSED and connection not in ticker.server.connections
+
+
+def test_a_client_that_does_not_read_is_not_read(ticker, monkeypatch):
+    monkeypatch.setattr(constants, "HIGH_WATER", 20000)
+    peer, connection = ticker.client("bob")
+    sock = faulty(connection, send=[errno.EAGAIN] * 1000)
+    peer.send(PING * 3000)
+    ticker.until(lambda: len(connection.output) >= constants.HIGH_WATER)
+    for _ in range(10):
+        ticker.tick()
+    share = constants.REQUESTS_PER_TICK * 60
+    assert len(connection.output) < constants.HIGH_WATER + share
+    assert connection.interest == server.WRITE
+    assert connection not in ticker.server.backlog
+    del sock.send_faults[:]
+    assert len(ticker.replies(peer, 3000)) == 3000
+
+
+# --- every end of a connection frees the nickname -------------------------------------------------
+
+def test_closing_frees_the_nickname_in_the_same_tick(ticker, caplog):
+    for leave in (Peer.close, Peer.reset):
+        peer, connection = ticker.client("bob")
+        leave(peer)
+        ticker.until(lambda: connection not in ticker.server.connections)
+        assert ticker.server.players == {}
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_a_half_closed_connection_gets_its_replies(ticker):
+    peer, connection = ticker.client("bob")
+    peer.send(PING * 100 + b'{"half a line')
+    peer.sock.shutdown(socket.SHUT_WR)
+    assert len(ticker.replies(peer, 100)) == 100
+    ticker.until(lambda: connection.phase is Phase.CLOSED)
+    assert ticker.server.players == {}
+
+
+def test_closing_between_request_and_reply(ticker, database):
+    peer, connection = ticker.client("bob")
+    peer.send(request("buy", item=CHEAP))
+    peer.close()
+    ticker.until(lambda: connection.phase is Phase.CLOSED)
+    assert account_of(database, "bob")[1] == CHEAP      # it was asked for, and it happened once
+    assert ticker.server.players == {}
+
+
+def test_closing_during_login(ticker):
+    for leave in (Peer.close, Peer.reset):
+        peer, connection = ticker.client()
+        peer.send(request("login", nickname="bob"))
+        leave(peer)
+        ticker.until(lambda: connection.phase is Phase.CLOSED)
+        assert ticker.server.players == {}
+
+
+@pytest.mark.parametrize("number", sorted(server.PEER_GONE))
+@pytest.mark.parametrize("operation", ["recv", "send"])
+def test_errors_of_a_peer_that_is_gone_end_the_connection_quietly(ticker, caplog, number, operation):
+    peer, connection = ticker.client("bob")
+    peer.send(PING)
+    faulty(connection, **{str(operation): [number]})
+    ticker.until(lambda: connection.phase is Phase.CLOSED)
+    assert ticker.server.players == {} and connection not in ticker.server.connections
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("number", sorted(server.NOT_NOW))
+def test_errors_that_mean_not_now_change_nothing(ticker, number):
+    peer, connection = ticker.client("bob")
+    faulty(connection, recv=[number], send=[number])
+    assert ticker.exchange(peer, PING)["result"] == "pong"
+
+
+def test_an_error_that_nobody_expects_is_logged_and_ends_the_connection(ticker, caplog):
+    peer, connection = ticker.client("bob")
+    faulty(connection, recv=[errno.EIO])
+    peer.send(PING)
+    ticker.until(lambda: connection.phase is Phase.CLOSED)
+    assert ticker.server.players == {}
+    assert "Input/output error" in caplog.text
+
+
+def test_a_descriptor_that_is_used_again_in_the_same_tick(ticker):
+    """The number of a closed socket is the next one's; a stale event must not reach it."""
+    old, _ = ticker.client("bob")
+    for _ in range(20):
+        old.reset()
+        new, connection = ticker.client()
+        new.send(request("login", nickname="bob"))
+        reply = ticker.replies(new, 1)[0]
+        assert "result" in reply, reply
+        old = new
+
+
+# --- deadlines ------------------------------------------------------------------------------------
+
+def pass_time(ticker, seconds):
+    ticker.clock.now += seconds
+    ticker.tick()
+
+
+def test_who_does_not_log_in_is_closed(ticker):
+    peer, connection = ticker.client()
+    player, logged_in = ticker.client("bob")
+    pass_time(ticker, constants.LOGIN_SECONDS - 1)
+    peer.send(b"x")                                     # a byte now and then buys no time
+    ticker.tick()
+    assert connection in ticker.server.connections
+    pass_time(ticker, 1)
+    assert connection not in ticker.server.connections
+    pass_time(ticker, 3600)
+    assert logged_in in ticker.server.connections       # a player may take all the time
+
+
+def test_who_does_not_log_in_again_is_closed(ticker):
+    peer, connection = ticker.client("bob")
+    pass_time(ticker, 3600)
+    ticker.call(peer, "logout")
+    pass_time(ticker, constants.LOGIN_SECONDS - 1)
+    assert connection in ticker.server.connections
+    pass_time(ticker, 1)
+    assert connection not in ticker.server.connections
+
+
+def test_who_takes_no_reply_is_closed(ticker):
+    peer, connection = ticker.client("bob")
+    sock = faulty(connection, send=[errno.EAGAIN] * 1000)
+    peer.send(PING)
+    ticker.until(lambda: connection.output)
+    pass_time(ticker, constants.PROGRESS_SECONDS - 1)
+    sock.send_faults.insert(0, Most(1))                         # one byte is progress
+    ticker.tick()
+    pass_time(ticker, constants.PROGRESS_SECONDS - 1)
+    assert connection in ticker.server.connections
+    pass_time(ticker, 1)
+    assert connection not in ticker.server.connections
+    assert ticker.server.players == {}
+
+
+# --- too many clients -----------------------------------------------------------------------------
+
+def test_a_full_server_says_so_and_closes(make_ticker):
+    ticker = make_ticker(max_clients=2)
+    players = [ticker.client("player %d" % number) for number in range(2)]
+    peer, connection = ticker.client()
+    reply = ticker.replies(peer, 1)[0]
+    assert reply["id"] is None
+    assert (reply["error"]["code"], reason(reply)) == (-32001, "server_full")
+    peer.sock.setblocking(True)
+    assert peer.line() is None
+    peer.close()
+    ticker.until(lambda: connection.phase is Phase.CLOSED)
+    for player, _ in players:
+        assert ticker.call(player, "ping")["result"] == "pong"
+    players[0][0].close()
+    ticker.until(lambda: len(ticker.server.connections) == 1)
+    ticker.client("newcomer")
+
+
+def test_beyond_the_refused_the_next_wait_in_the_kernel(make_ticker, monkeypatch):
+    monkeypatch.setattr(constants, "SPARE_CLIENTS", 1)
+    ticker = make_ticker(max_clients=1)
+    player, _ = ticker.client("bob")
+    refused, _ = ticker.client()
+    waiting = Peer(ticker.port)
+    for _ in range(5):
+        ticker.tick()
+    assert len(ticker.server.connections) == 2 and not ticker.server.accepting
+    refused.close()
+    assert reason(ticker.replies(waiting, 1)[0]) == "server_full"
+    waiting.close()
+
+
+class FaultyListener(object):
+    """The listener, with scripted errors of accept."""
+
+    def __init__(self, listener, faults):
+        self.listener = listener
+        self.faults = faults
+        self.accepts = 0
+
+    def accept(self):
+        self.accepts += 1
+        if self.faults:
+            raise socket.error(self.faults.pop(0), "scripted")
+        return self.listener.accept()
+
+    def __getattr__(self, name):
+        return getattr(self.listener, name)
+
+
+def fail_accept(ticker, *faults):
+    ticker.server.selector.unregister(ticker.listener)
+    ticker.server.listener = FaultyListener(ticker.listener, list(faults))
+    ticker.server.selector.register(ticker.server.listener, server.READ)
+    return ticker.server.listener
+
+
+@pytest.mark.parametrize("number", sorted(server.EXHAUSTED))
+def test_out_of_descriptors_the_listener_rests(ticker, caplog, number):
+    player, _ = ticker.client("bob")
+    listener = fail_accept(ticker, number)
+    waiting = Peer(ticker.port)
+    ticker.until(lambda: listener.accepts)
+    for _ in range(10):
+        ticker.tick()
+    assert listener.accepts == 1                        # no spinning
+    assert ticker.server.patience(None) > 0
+    assert ticker.call(player, "buy", item=CHEAP)["result"]
+    ticker.clock.now += constants.ACCEPT_PAUSE_SECONDS
+    ticker.tick()
+    ticker.until(lambda: len(ticker.server.connections) == 2)
+    assert len(caplog.records) == 1 and "cannot accept" in caplog.text
+    waiting.close()
+
+
+@pytest.mark.parametrize("number", sorted(server.NOT_NOW | server.PEER_GONE))
+def test_other_errors_of_accept_cost_nobody_else(ticker, caplog, number):
+    fail_accept(ticker, number)
+    peer = Peer(ticker.port)
+    ticker.until(lambda: len(ticker.server.connections) == 1)
+    assert not caplog.records
+    peer.close()
+
+
+def test_clients_are_accepted_a_bounded_number_in_a_tick(ticker, monkeypatch):
+    monkeypatch.setattr(constants, "ACCEPT_BATCH", 3)
+    peers = [Peer(ticker.port) for _ in range(7)]
+    sizes = []
+    while len(ticker.server.connections) < 7:
+        ticker.tick()
+        sizes.append(len(ticker.server.connections))
+    assert sizes[-3:] == [3, 6, 7]
+    for peer in peers:
+        peer.close()
+
+
+# --- one commit a tick ----------------------------------------------------------------------------
+
+def test_replies_leave_after_the_commit(ticker, database):
+    """While the commit cannot be made, the socket has nothing to read, not even a refusal."""
+    bob, connection = ticker.client("bob")
+    seen = []
+    commit = ticker.shop.commit
+
+    def watch_commit():
+        bob.sock.setblocking(False)
+        with pytest.raises(socket.error):
+            bob.sock.recv(1, socket.MSG_PEEK)
+        seen.append(account_of(database, "bob")[1])
+        return commit()
+
+    ticker.shop.commit = watch_commit
+    assert ticker.call(bob, "buy", item=CHEAP)["result"]["account"]["items"] == [CHEAP]
+    assert "" in seen
+
+
+def test_a_tick_commits_once_for_all_its_players(ticker, database):
+    players = [ticker.client("player %d" % number)[0] for number in range(20)]
+    commits = []
+    write = ticker.shop._write
+    ticker.shop._write = lambda accounts: commits.append(len(accounts)) or write(accounts)
+    for player in players:
+        player.send(request("buy", item=CHEAP) + request("sell", item=CHEAP))
+    wait_for(lambda: all(arrived(c) for c in ticker.server.connections), "the requests")
+    ticker.tick()
+    assert commits == [20]
+    for player in players:
+        assert len(ticker.replies(player, 2)) == 2
+
+
+def test_a_failed_commit_fails_what_depends_on_it_and_nothing_else(ticker, database):
+    bob, bobs = ticker.client("bob")
+    before = account_of(database, "bob")
+    reader, _ = ticker.client()
+    holder = locked(database)
+    bob.send(request("ping", id=1) + request("buy", id=2, item=CHEAP)
+             + request("buy", id=3, item=CHEAP)         # refused only because of the one before
+             + request("ping", id=4) + b"nonsense\n" + request("sell", id=5, item=CHEAP)
+             + request("steal", id=6)
+             + b'[{"jsonrpc":"2.0","id":7,"method":"ping"},'
+               b'{"jsonrpc":"2.0","id":8,"method":"buy","params":["potion"]}]\n')
+    reader.send(PING)
+    replies = ticker.replies(bob, 8)
+    outcomes = [(r["id"], r.get("result") or reason(r)) for r in replies[:7] + replies[7]]
+    assert outcomes == [(1, "pong"), (2, "storage_failed"), (3, "storage_failed"), (4, "pong"),
+                        (None, "parse_error"), (5, "storage_failed"), (6, "method_not_found"),
+                        (7, "pong"), (8, "storage_failed")]
+    assert ticker.replies(reader, 1)[0]["result"] == "pong"
+    assert replies[1]["error"]["code"] == -32000
+    assert account_of(database, "bob") == before == bobs.account.row()
+    assert ticker.call(bob, "sell", item=CHEAP)["error"]["code"] == 2004    # and reads go on
+    holder.execute("ROLLBACK")
+    assert ticker.call(bob, "buy", item=CHEAP)["result"]["account"]["items"] == [CHEAP]
+    holder.close()
+
+
+def test_logins_and_a_failed_commit(ticker, database):
+    ticker.call(ticker.client("known")[0], "logout")
+    known, knowns = ticker.client()
+    new, news = ticker.client()
+    quiet, quiets = ticker.client()
+    holder = locked(database)
+    known.send(request("login", nickname="known"))
+    new.send(request("login", nickname="new"))
+    quiet.send(b'{"jsonrpc":"2.0","method":"login","params":["quiet"]}\n' + PING)
+    assert "result" in ticker.replies(known, 1)[0]      # nothing to store
+    assert reason(ticker.replies(new, 1)[0]) == "storage_failed"
+    assert ticker.replies(quiet, 1)[0]["result"] == "pong"
+    assert set(ticker.server.players) == {"known"}
+    assert news.account is None and quiets.account is None
+    assert account_of(database, "new") is None
+    assert reason(ticker.call(new, "buy", item=CHEAP)) == "not_logged_in"
+    holder.execute("ROLLBACK")
+    assert ticker.call(new, "login", nickname="new")["result"]["created"] is True
+    pass_time(ticker, constants.LOGIN_SECONDS)
+    assert quiets not in ticker.server.connections      # it has a login deadline again
+    holder.close()
+
+
+def test_a_login_in_the_tick_of_a_trade_that_fails(ticker, database):
+    """Another client logs in with what the first one has not stored yet: both fail."""
+    first, firsts = ticker.client("bob")
+    second, seconds = ticker.client()
+    before = account_of(database, "bob")
+    holder = locked(database)
+    first.send(request("buy", item=CHEAP) + request("logout")
+               + request("login", nickname="bob") + request("logout"))
+    ticker.until(lambda: "bob" not in ticker.server.players)
+    replies = ticker.replies(first, 4)
+    assert [r.get("result") or reason(r) for r in replies] == [
+        "storage_failed", True, "storage_failed", True]
+    first.send(request("login", nickname="bob") + request("buy", item=CHEAP) + request("logout")
+               + request("login", nickname="bob"))
+    replies = ticker.replies(first, 4)
+    assert "result" in replies[0]                       # the row was there, and was told truly
+    assert [reason(replies[1]), replies[2]["result"], reason(replies[3])] == [
+        "storage_failed", True, "storage_failed"]
+    assert ticker.server.players == {} and firsts.account is None
+    assert account_of(database, "bob") == before
+    holder.execute("ROLLBACK")
+    assert ticker.call(second, "login", nickname="bob")["result"]["account"]["credits"] == before[0]
+    holder.close()
+
+
+def test_a_row_deleted_from_outside_ends_the_login(ticker, database):
+    bob, _ = ticker.client("bob")
+    with sqlite3.connect(database) as connection:
+        connection.execute("DELETE FROM account")
+    assert reason(ticker.call(bob, "buy", item=CHEAP)) == "storage_failed"
+    assert reason(ticker.call(bob, "buy", item=CHEAP)) == "not_logged_in"
+    assert account_of(database, "bob") is None
+    assert ticker.call(bob, "login", nickname="bob")["result"]["created"] is True
+
+
+def test_a_row_changed_from_outside_fails_one_player_once(ticker, database):
+    bob, _ = ticker.client("bob")
+    ann, _ = ticker.client("ann")
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE account SET credits = 99, items = 'bow' WHERE nickname = 'bob'")
+    bob.send(request("buy", item=CHEAP))
+    ann.send(request("buy", item=CHEAP))
+    assert reason(ticker.replies(bob, 1)[0]) == "storage_failed"
+    assert "result" in ticker.replies(ann, 1)[0]
+    account = ticker.call(bob, "buy", item=CHEAP)["result"]["account"]
+    assert account["items"] == ["bow", CHEAP] and account["credits"] == 99 - ITEMS[CHEAP]
+
+
+# --- the specification's examples -----------------------------------------------------------------
+# https://www.jsonrpc.org/specification, section 7. Its methods do not exist here; what the examples
+# show of ids, notifications, batches and errors does.
+
+NOT_FOUND = {"code": -32601}
+PARSE_ERROR = {"code": -32700}
+INVALID = {"code": -32600}
+
+EXAMPLES = [
+    (['{"jsonrpc": "2.0", "method": "subtract", "params": [42, 23], "id": 1}'], (NOT_FOUND, 1)),
+    (['{"jsonrpc": "2.0", "method": "subtract", "params": {"subtrahend": 23, "minuend": 42}, '
+      '"id": 3}'], (NOT_FOUND, 3)),
+    (['{"jsonrpc": "2.0", "method": "update", "params": [1,2,3,4,5]}'], None),
+    (['{"jsonrpc": "2.0", "method": "foobar"}'], None),
+    (['{"jsonrpc": "2.0", "method": "foobar", "id": "1"}'], (NOT_FOUND, "1")),
+    (['{"jsonrpc": "2.0", "method": "foobar, "params": "bar", "baz]'], (PARSE_ERROR, None)),
+    (['{"jsonrpc": "2.0", "method": 1, "params": "bar"}'], (INVALID, None)),
+    (['[{"jsonrpc": "2.0", "method": "sum", "params": [1,2,4], "id": "1"},',
+      '{"jsonrpc": "2.0", "method"]'], (PARSE_ERROR, None)),
+    (['[]'], (INVALID, None)),
+    (['[1]'], [(INVALID, None)]),
+    (['[1,2,3]'], [(INVALID, None)] * 3),
+    (['[{"jsonrpc": "2.0", "method": "sum", "params": [1,2,4], "id": "1"},',
+      '{"jsonrpc": "2.0", "method": "notify_hello", "params": [7]},',
+      '{"jsonrpc": "2.0", "method": "subtract", "params": [42,23], "id": "2"},',
+      '{"foo": "boo"},',
+      '{"jsonrpc": "2.0", "method": "foo.get", "params": {"name": "myself"}, "id": "5"},',
+      '{"jsonrpc": "2.0", "method": "get_data", "id": "9"}]'],
+     [(NOT_FOUND, "1"), (NOT_FOUND, "2"), (INVALID, None), (NOT_FOUND, "5"), (NOT_FOUND, "9")]),
+    (['[{"jsonrpc": "2.0", "method": "notify_sum", "params": [1,2,4]},',
+      '{"jsonrpc": "2.0", "method": "notify_hello", "params": [7]}]'], None),
+]
+
+
+def check(reply, expected):
+    error, id = expected
+    assert set(reply) == {"jsonrpc", "error", "id"}
+    assert reply["jsonrpc"] == "2.0" and reply["id"] == id
+    assert reply["error"]["code"] == error["code"]
+    assert set(reply["error"]) == {"code", "message", "data"}
+
+
+@pytest.mark.parametrize("lines, expected", EXAMPLES, ids=[str(i) for i in range(len(EXAMPLES))])
+def test_the_specifications_examples(ticker, lines, expected):
+    peer, _ = ticker.client()
+    peer.send("".join(lines).encode("ascii") + b"\n")
+    peer.send(request("ping", id="after"))
+    if expected is not None:
+        reply = ticker.replies(peer, 2)[0]
+        if type(expected) is list:
+            assert len(reply) == len(expected)
+            for one, its in zip(reply, expected):
+                check(one, its)
+        else:
+            check(reply, expected)
+    else:
+        assert ticker.replies(peer, 1)[0]["id"] == "after"      # nothing came before it
+
+
+def test_the_parse_error_of_every_kind_of_line_keeps_the_connection(ticker):
+    peer, _ = ticker.client("bob")
+    for line in (b"x", b"\xff\xfe", b"[" * 20000, b'{"id":NaN}', b"\0"):
+        assert reason(ticker.exchange(peer, line + b"\n")) == "parse_error"
+    assert ticker.call(peer, "buy", item=CHEAP)["result"]
+
+
+def test_an_empty_line_is_ignored(ticker):
+    peer, _ = ticker.client()
+    assert ticker.exchange(peer, b"\n\r\n\n" + PING[:-1] + b"\r\n")["result"] == "pong"
+
+
+def test_the_socket_options(ticker):
+    _, connection = ticker.client()
+    option = connection.sock.getsockopt
+    assert option(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    assert option(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    if hasattr(socket, "TCP_KEEPIDLE"):
+        assert option(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 10
+        assert option(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 5
+        assert option(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == 3
+        assert option(socket.IPPROTO_TCP, server.TCP_USER_TIMEOUT) == 20000
+
+
+def test_every_method_of_the_table_is_served(ticker):
+    assert set(ticker.server.methods) == set(protocol.METHODS)
