@@ -52,25 +52,30 @@ clean:                          ## all that the other targets made, but for the 
 	rm -rf .venv .venv-* .pytest_cache .hypothesis __pycache__ */__pycache__ *.pyc */*.pyc server.log
 
 .venv:
-	$(PYTHON) -m venv .venv || { rm -rf .venv; \
+	@echo 'Making a virtual environment in .venv ...'
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
 		echo 'Python has no venv here; on Debian and Ubuntu: apt install python3-venv'; exit 1; }
 
 .venv/play: requirements.txt | .venv
-	$(PY) $(PIP_INSTALL) -r requirements.txt
+	@echo 'Installing what the programs need ...'
+	@$(PY) $(PIP_INSTALL) -r requirements.txt
 	@touch $@
 
 .venv/test: requirements.txt tests/requirements.txt | .venv
-	$(PY) $(PIP_INSTALL) -r tests/requirements.txt
+	@echo 'Installing what the tests need ...'
+	@$(PY) $(PIP_INSTALL) -r tests/requirements.txt
 	@touch $@
 
 .venv-3.%/test: requirements.txt tests/requirements.txt
-	python3.$* -m venv .venv-3.$*
-	.venv-3.$*/bin/python $(PIP_INSTALL) -r tests/requirements.txt
+	@echo 'Installing what the tests need on Python 3.$* ...'
+	@python3.$* -m venv .venv-3.$*
+	@.venv-3.$*/bin/python $(PIP_INSTALL) -r tests/requirements.txt
 	@touch $@
 
 # The last virtualenv that makes environments for 2.7.
 .venv-2.7/test: requirements.txt tests/requirements.txt | .venv
-	$(PY) $(PIP_INSTALL) 'virtualenv<20.22'
-	$(PY) -m virtualenv --quiet --python python2.7 .venv-2.7
-	.venv-2.7/bin/python -W ignore $(PIP_INSTALL) -r tests/requirements.txt
+	@echo 'Installing what the tests need on Python 2.7 ...'
+	@$(PY) $(PIP_INSTALL) 'virtualenv<20.22'
+	@$(PY) -m virtualenv --quiet --python python2.7 .venv-2.7
+	@.venv-2.7/bin/python -W ignore $(PIP_INSTALL) -r tests/requirements.txt
 	@touch $@

@@ -35,13 +35,13 @@ READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 FOREVER = float("inf")
 monotonic = getattr(time, "monotonic", time.time)       # 2.7
 
-# What the errno of a socket operation means, for every place that gets one: accept(2), recv(2),
-# send(2), and the errors of the network that accept(2) passes on.
+# What the errno of a socket operation means, for every place that gets one: accept(2), with the
+# errors of the network that it passes on, recv(2) and send(2). Any other is trouble of our own,
+# such as EMFILE, out of descriptors: it is logged.
 NOT_NOW = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR}
 PEER_GONE = {errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, errno.ENOTCONN, errno.ESHUTDOWN,
              errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH,
-             errno.ENETDOWN, errno.EPROTO}
-EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+             errno.ENETDOWN, errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP}
 
 TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", 18)      # 2.7 on Linux; tcp(7)
 
@@ -107,7 +107,7 @@ class Server(object):
         self.closing = []               # connections to close at the end of this tick
         self.timed = set()              # connections that may have a deadline
         self.next_sweep = self.now      # when to look at the deadlines
-        self.accept_from = self.now     # later than now after running out of descriptors
+        self.accept_from = -FOREVER     # later than now after running out of descriptors
         self.accepting = False          # whether the listener is registered
         self.stopping = False           # set by a signal
 
@@ -182,15 +182,18 @@ class Server(object):
             except socket.error as error:
                 if error.errno in NOT_NOW:
                     break
-                if error.errno in EXHAUSTED:
-                    log.error("cannot accept clients: %s", os.strerror(error.errno))
-                    self.accept_from = self.now + constants.ACCEPT_PAUSE_SECONDS
-                    break
                 if error.errno not in PEER_GONE:        # else it gave up before its turn came
-                    raise
+                    self.pause_accepting(error)
+                    break
             else:
                 accepted.append(self.connect(sock))
         return accepted
+
+    def pause_accepting(self, error):
+        """Let the listener rest: out of descriptors it stays readable, and the loop would spin."""
+        if self.now > self.accept_from + constants.ACCEPT_PAUSE_SECONDS:    # not the last pause again
+            log.error("cannot accept clients: %s", os.strerror(error.errno))
+        self.accept_from = self.now + constants.ACCEPT_PAUSE_SECONDS
 
     def connect(self, sock):
         """Take over an accepted socket; returns its connection."""

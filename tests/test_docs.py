@@ -1,0 +1,56 @@
+# -*- coding: utf-8 -*-
+"""The documentation, held against the programs."""
+from __future__ import unicode_literals
+
+import io
+import json
+import os
+import re
+import sqlite3
+
+from conftest import ROOT, Peer
+
+from constants import BACK, OPTIONS
+from protocol import METHODS, ErrorCode
+
+
+def read(*path):
+    with io.open(os.path.join(ROOT, *path), encoding="utf-8") as file:
+        return file.read()
+
+
+def test_the_example_session_of_the_protocol_happens_as_written(program):
+    with sqlite3.connect(program.database) as connection:
+        connection.execute(
+            "INSERT INTO account (nickname, credits, items) VALUES ('ann', 240, 'torch')")
+    peer = Peer(program.port)
+    replies = 0
+    for line in read("docs", "protocol.md").splitlines():
+        if line.startswith("--> "):
+            peer.send(line[4:].encode("utf-8") + b"\n")
+        elif line.startswith("<-- "):
+            assert peer.line() == json.loads(line[4:])
+            replies += 1
+    assert replies == 6
+
+
+def test_the_protocol_page_has_every_error_and_every_method():
+    page = read("docs", "protocol.md")
+    errors = re.findall(r"^\| (-?\d+) \| `(\w+)`", page, re.MULTILINE)
+    assert [(int(code), reason) for code, reason in errors] == [code.value for code in ErrorCode]
+    methods = re.findall(r"^\| `(\w+)` \| (\S+) \|.*\| (yes|no) \|$", page, re.MULTILINE)
+    assert set(methods) == {
+        (name, "`%s`" % method.param if method.param else "none",
+         "yes" if method.needs_login else "no") for name, method in METHODS.items()}
+
+
+def test_the_readme_names_every_option():
+    readme = read("README.md")
+    assert all("`%s`" % option in readme for option in OPTIONS + (BACK,))
+
+
+def test_every_file_that_the_documents_name_is_there():
+    for page in ("README.md", "docs/protocol.md", "docs/architecture.md"):
+        for name in re.findall(r"\b(?:[\w.-]+/)*[\w-]+\.(?:py|md|txt)\b", read(page)):
+            assert any(os.path.exists(os.path.join(ROOT, folder, name))
+                       for folder in ("", "docs", "tests")), (page, name)
