@@ -1,0 +1,163 @@
+# -*- coding: utf-8 -*-
+"""Random sessions against a model of the shop: what every client is told, and what is on disk.
+
+More examples: LAVKA_TEST_EXAMPLES=1000 python -m pytest tests/test_model.py; a failure prints the
+steps that lead to it.
+"""
+from __future__ import unicode_literals
+
+import os
+import shutil
+import sqlite3
+import tempfile
+
+from conftest import Peer, Ticker, reason
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+import db
+from constants import ITEMS
+
+CLIENTS = st.integers(0, 3)
+NICKNAMES = st.sampled_from(["ann", "bob", "\U0001f600"])
+THINGS = st.sampled_from(sorted(ITEMS) + ["excalibur"])
+
+
+class Model(object):
+    """The shop, as the contract has it: the outcome of each call, a reason or an account."""
+
+    def __init__(self):
+        self.accounts = {}      # nickname -> (credits, items)
+        self.logins = {}        # client -> nickname
+        self.broken = False     # whether changes cannot be stored
+
+    def login(self, client, nickname):
+        if client in self.logins:
+            return "already_logged_in"
+        if nickname in self.logins.values():
+            return "nickname_in_use"
+        if nickname not in self.accounts and self.broken:
+            return "storage_failed"
+        self.logins[client] = nickname
+        return self.accounts.get(nickname, "new")
+
+    def buy(self, client, item):
+        credits, items = self.accounts.get(self.logins.get(client), (0, []))
+        return ("not_logged_in" if client not in self.logins
+                else "unknown_item" if item not in ITEMS
+                else "item_already_owned" if item in items
+                else "not_enough_credits" if credits < ITEMS[item]
+                else self.change(client, credits - ITEMS[item], items + [item]))
+
+    def sell(self, client, item):
+        credits, items = self.accounts.get(self.logins.get(client), (0, []))
+        return ("not_logged_in" if client not in self.logins
+                else "item_not_owned" if item not in items
+                else self.change(client, credits + ITEMS[item], [i for i in items if i != item]))
+
+    def change(self, client, credits, items):
+        if self.broken:
+            return "storage_failed"
+        self.accounts[self.logins[client]] = credits, items
+        return credits, items
+
+    def logout(self, client):
+        return True if self.logins.pop(client, None) else "not_logged_in"
+
+
+class Sessions(RuleBasedStateMachine):
+    @initialize()
+    def begin(self):
+        self.directory = tempfile.mkdtemp()
+        self.path = os.path.join(self.directory, "lavka.db")
+        db.create_tables(self.path)
+        self.model = Model()
+        self.totals = {}        # nickname -> credits and the prices of the items, for ever
+        self.outside = sqlite3.connect(self.path, isolation_level=None)
+        self.start()
+
+    def start(self):
+        self.ticker = Ticker(self.path)
+        self.ticker.shop._database.execute_sql("PRAGMA busy_timeout = 0")   # fail at once
+        self.clients = {}
+
+    def outcome(self, client, method, **params):
+        if client not in self.clients:
+            self.clients[client] = self.ticker.client()
+        reply = self.ticker.call(self.clients[client][0], method, **params)
+        if "error" in reply:
+            return reason(reply)
+        result = reply["result"]
+        if method in ("ping", "logout"):
+            return result
+        return result["account"]["credits"], result["account"]["items"]
+
+    @rule(client=CLIENTS, nickname=NICKNAMES)
+    def login(self, client, nickname):
+        expected = self.model.login(client, nickname)
+        outcome = self.outcome(client, "login", nickname=nickname)
+        if expected == "new":
+            credits, items = outcome
+            assert items == []
+            self.model.accounts[nickname] = expected = outcome
+            self.totals[nickname] = credits
+        assert outcome == expected
+
+    @rule(client=CLIENTS, item=THINGS)
+    def buy(self, client, item):
+        assert self.outcome(client, "buy", item=item) == self.model.buy(client, item)
+
+    @rule(client=CLIENTS, item=THINGS)
+    def sell(self, client, item):
+        assert self.outcome(client, "sell", item=item) == self.model.sell(client, item)
+
+    @rule(client=CLIENTS)
+    def ping(self, client):
+        assert self.outcome(client, "ping") == "pong"
+
+    @rule(client=CLIENTS)
+    def logout(self, client):
+        assert self.outcome(client, "logout") == self.model.logout(client)
+
+    @rule(client=CLIENTS, leave=st.sampled_from([Peer.close, Peer.reset]))
+    def disconnect(self, client, leave):
+        if client in self.clients:
+            peer, connection = self.clients.pop(client)
+            leave(peer)
+            self.ticker.until(lambda: connection not in self.ticker.server.connections)
+            self.model.logins.pop(client, None)
+
+    @rule()
+    def break_or_repair_the_storage(self):
+        self.model.broken = not self.model.broken
+        self.outside.execute("BEGIN IMMEDIATE" if self.model.broken else "ROLLBACK")
+
+    @rule()
+    def restart(self):
+        self.ticker.close()
+        self.model.logins.clear()
+        self.start()
+
+    @invariant()
+    def the_disk_is_as_the_model_has_it(self):
+        if hasattr(self, "model"):
+            rows = self.outside.execute("SELECT nickname, credits, items FROM account").fetchall()
+            stored = {nickname: (credits, items.split(",") if items else [])
+                      for nickname, credits, items in rows}
+            assert stored == self.model.accounts
+            for nickname, (credits, items) in stored.items():
+                assert credits + sum(ITEMS[item] for item in items) == self.totals[nickname]
+            assert set(self.ticker.server.players) == set(self.model.logins.values())
+
+    def teardown(self):
+        if hasattr(self, "ticker"):
+            self.ticker.close()
+            self.outside.close()
+            shutil.rmtree(self.directory)
+
+
+TestSessions = Sessions.TestCase
+TestSessions.settings = settings(
+    max_examples=int(os.environ.get("LAVKA_TEST_EXAMPLES", 30)), stateful_step_count=40,
+    deadline=None, suppress_health_check=list(HealthCheck))
