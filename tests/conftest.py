@@ -103,7 +103,7 @@ class Program(object):
             self.process = subprocess.Popen(
                 [python, os.path.join(ROOT, "server.py"), "--port", "0",
                  "--database", self.database] + list(arguments),
-                stderr=log, env=environment())
+                stderr=log, env=environment(), close_fds=True)
         line = wait_for(lambda: self.listening(begin), "the server to listen")
         self.port = int(line.rsplit(":", 1)[1])
 

@@ -15,6 +15,7 @@ from conftest import Peer, Ticker, reason
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from model import Model
 
 import db
 from constants import ITEMS
@@ -22,48 +23,6 @@ from constants import ITEMS
 CLIENTS = st.integers(0, 3)
 NICKNAMES = st.sampled_from(["ann", "bob", "\U0001f600"])
 THINGS = st.sampled_from(sorted(ITEMS) + ["excalibur"])
-
-
-class Model(object):
-    """The shop, as the contract has it: the outcome of each call, a reason or an account."""
-
-    def __init__(self):
-        self.accounts = {}      # nickname -> (credits, items)
-        self.logins = {}        # client -> nickname
-        self.broken = False     # whether changes cannot be stored
-
-    def login(self, client, nickname):
-        if client in self.logins:
-            return "already_logged_in"
-        if nickname in self.logins.values():
-            return "nickname_in_use"
-        if nickname not in self.accounts and self.broken:
-            return "storage_failed"
-        self.logins[client] = nickname
-        return self.accounts.get(nickname, "new")
-
-    def buy(self, client, item):
-        credits, items = self.accounts.get(self.logins.get(client), (0, []))
-        return ("not_logged_in" if client not in self.logins
-                else "unknown_item" if item not in ITEMS
-                else "item_already_owned" if item in items
-                else "not_enough_credits" if credits < ITEMS[item]
-                else self.change(client, credits - ITEMS[item], items + [item]))
-
-    def sell(self, client, item):
-        credits, items = self.accounts.get(self.logins.get(client), (0, []))
-        return ("not_logged_in" if client not in self.logins
-                else "item_not_owned" if item not in items
-                else self.change(client, credits + ITEMS[item], [i for i in items if i != item]))
-
-    def change(self, client, credits, items):
-        if self.broken:
-            return "storage_failed"
-        self.accounts[self.logins[client]] = credits, items
-        return credits, items
-
-    def logout(self, client):
-        return True if self.logins.pop(client, None) else "not_logged_in"
 
 
 class Sessions(RuleBasedStateMachine):

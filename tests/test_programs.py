@@ -230,9 +230,9 @@ def test_a_stop_under_load_answers_what_it_has_read(program):
     data = (request("buy", item=CHEAP) + request("sell", item=CHEAP)) * 20
     for player in players:
         player.send(data)
+    assert "result" in players[0].line()                # it has begun
     status, seconds = stop(program, signal.SIGTERM)
     assert status == 0 and seconds < 2
-    answered = 0
     for number, player in enumerate(players):
         replies = []
         try:
@@ -240,12 +240,10 @@ def test_a_stop_under_load_answers_what_it_has_read(program):
                 replies.append(reply)
         except socket.error:
             pass
-        answered += len(replies)
         if replies:
             account = replies[-1]["result"]["account"]
             assert stored(program, "player %d" % number) == (
                 account["credits"], ",".join(account["items"]))
-    assert answered
 
 
 def test_clients_that_do_not_read_do_not_delay_the_stop(program):

@@ -1,0 +1,47 @@
+# -*- coding: utf-8 -*-
+"""The shop in a few lines: what the tests expect of the real one."""
+from __future__ import unicode_literals
+
+from constants import ITEMS
+
+
+class Model(object):
+    """The shop, as the contract has it: the outcome of each call, a reason or an account."""
+
+    def __init__(self):
+        self.accounts = {}      # nickname -> (credits, items)
+        self.logins = {}        # client -> nickname
+        self.broken = False     # whether changes cannot be stored
+
+    def login(self, client, nickname):
+        if client in self.logins:
+            return "already_logged_in"
+        if nickname in self.logins.values():
+            return "nickname_in_use"
+        if nickname not in self.accounts and self.broken:
+            return "storage_failed"
+        self.logins[client] = nickname
+        return self.accounts.get(nickname, "new")
+
+    def buy(self, client, item):
+        credits, items = self.accounts.get(self.logins.get(client), (0, []))
+        return ("not_logged_in" if client not in self.logins
+                else "unknown_item" if item not in ITEMS
+                else "item_already_owned" if item in items
+                else "not_enough_credits" if credits < ITEMS[item]
+                else self.change(client, credits - ITEMS[item], items + [item]))
+
+    def sell(self, client, item):
+        credits, items = self.accounts.get(self.logins.get(client), (0, []))
+        return ("not_logged_in" if client not in self.logins
+                else "item_not_owned" if item not in items
+                else self.change(client, credits + ITEMS[item], [i for i in items if i != item]))
+
+    def change(self, client, credits, items):
+        if self.broken:
+            return "storage_failed"
+        self.accounts[self.logins[client]] = credits, items
+        return credits, items
+
+    def logout(self, client):
+        return True if self.logins.pop(client, None) else "not_logged_in"

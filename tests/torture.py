@@ -1,0 +1,507 @@
+# -*- coding: utf-8 -*-
+"""Faults against the real server, for as long as you like; the suite runs a short round of each.
+
+    python tests/torture.py [--seconds S] [--seed N] [--only NAME ...]
+
+Every round has a seed of its own, which is printed when it fails; `--seed N --only NAME` begins
+with that very round.
+"""
+from __future__ import division, print_function, unicode_literals
+
+import argparse
+import collections
+import json
+import os
+import random
+import resource
+import select
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+
+from conftest import PATIENCE, Peer, Program, reason, request, wait_for
+from model import Model
+
+import protocol
+from constants import HIGH_WATER, ITEMS, MAX_BATCH, MAX_LINE
+
+THINGS = sorted(ITEMS) + ["excalibur"]
+
+
+class Finding(Exception):
+    """The server did what it must not do."""
+
+
+def expect(condition, *what):
+    if not condition:
+        raise Finding(" ".join("%s" % (part,) for part in what))
+
+
+# --- players whose every answer is known ----------------------------------------------------------
+
+class Trader(object):
+    """A player that trades at random, and knows from the model what each answer has to be.
+
+    `state` is what was acknowledged last; `pending` what the requests in flight will make of it.
+    """
+
+    def __init__(self, nickname, rng):
+        self.nickname = nickname
+        self.rng = rng
+        self.state = None               # (credits, items); None while the login is in doubt
+        self.pending = collections.deque()      # (id, outcome, state afterwards)
+        self.next_id = 0
+        self.total = None
+
+    def log_in(self, port):
+        """Log in; what was in doubt has happened up to some point, and nothing else has."""
+        self.peer = Peer(port)
+        self.received = b""
+        account = self.peer.call("login", nickname=self.nickname)["result"]["account"]
+        state = account["credits"], account["items"]
+        if self.state is None:
+            self.total = state[0] + sum(ITEMS[item] for item in state[1])
+        possible = [self.state or state] + [after for _, _, after in self.pending]
+        expect(state in possible, self.nickname, "has", state, "on file, possible are", possible)
+        self.state = state
+        self.pending.clear()
+
+    def trade(self, most=1):
+        """Send up to `most` requests at once."""
+        lines = []
+        for _ in range(self.rng.randint(1, most)):
+            method = self.rng.choice(["buy", "sell", "ping"])
+            item = self.rng.choice(THINGS)
+            self.next_id += 1
+            before = self.pending[-1][2] if self.pending else self.state
+            if method == "ping":
+                outcome, after = "pong", before
+                lines.append(request("ping", id=self.next_id))
+            else:
+                model = Model()
+                model.logins[self] = self.nickname
+                model.accounts[self.nickname] = before
+                outcome = getattr(model, method)(self, item)
+                after = model.accounts[self.nickname]
+                lines.append(request(method, id=self.next_id, item=item))
+            self.pending.append((self.next_id, outcome, after))
+        self.peer.send(b"".join(lines))
+
+    def take(self):
+        """Read what has come; returns how many answers, None at the end of the connection."""
+        try:
+            data = self.peer.sock.recv(1 << 16)
+        except socket.error:
+            return None
+        lines = (self.received + data).split(b"\n")
+        self.received = lines.pop()
+        for line in lines:
+            id, outcome, after = self.pending.popleft()
+            reply = json.loads(line.decode("ascii"))
+            result = reply.get("result")
+            got = reason(reply) if "error" in reply else result
+            if type(got) is dict:
+                got = got["account"]["credits"], got["account"]["items"]
+            expect((reply["id"], got) == (id, outcome), self.nickname, "got", reply,
+                   "instead of", (id, outcome))
+            expect(after[0] + sum(ITEMS[item] for item in after[1]) == self.total)
+            self.state = after
+        return len(lines) if data else None
+
+    def trade_and_wait(self):
+        """Send one request and take its answer."""
+        self.trade()
+        self.peer.sock.settimeout(PATIENCE)
+        while self.pending:
+            expect(self.take() is not None, "the connection ended")
+
+
+def drive(traders, seconds, most):
+    """Have them all trade for a while; returns the number of answers."""
+    end = time.time() + seconds
+    by_socket = {trader.peer.sock: trader for trader in traders}
+    answers = 0
+    for trader in traders:
+        trader.trade(most)
+    while time.time() < end:
+        for sock in select.select(list(by_socket), [], [], 1)[0]:
+            trader = by_socket[sock]
+            taken = trader.take()
+            expect(taken is not None, "the connection of", trader.nickname, "ended")
+            answers += taken
+            if not trader.pending:
+                trader.trade(most)
+    return answers
+
+
+# --- the faults -----------------------------------------------------------------------------------
+# Each takes a function that starts a server (always on the same files), a random.Random and a size;
+# it returns what it counted.
+
+def kill_rounds(start, rng, rounds):
+    """kill -9 at a random moment under load: what was acknowledged is there after the restart."""
+    traders = [Trader("trader %d" % number, rng) for number in range(20)]
+    answers = 0
+    for _ in range(rounds):
+        program = start()
+        for trader in traders:
+            trader.log_in(program.port)
+        answers += drive(traders, rng.uniform(0, 0.3), rng.choice([1, 1, 4, 16]))
+        program.kill()
+        for trader in traders:              # what was on its way is acknowledged, too
+            while True:
+                taken = trader.take()
+                if taken is None:
+                    break
+                answers += taken
+            trader.peer.close()
+        with sqlite3.connect(program.database) as connection:
+            expect(connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)], "integrity")
+        expect("Traceback" not in program.log(), "a traceback in the log")
+    return {"kills": rounds, "acknowledged": answers}
+
+
+def mutated(rng, line):
+    """A line with something wrong in it, perhaps."""
+    how = rng.randrange(12)
+    at = rng.randrange(len(line) + 1)
+    if how == 0:
+        return line[:at] + line[at + rng.randrange(1, 5):]
+    if how == 1:
+        return line[:at] + bytes(bytearray([rng.randrange(256)])) + line[at:]
+    if how == 2:
+        return line[:at] + bytes(bytearray([rng.randrange(256)])) + line[at + 1:]
+    if how == 3:
+        return line[:at] + b"\n" + line[at:]
+    if how == 4:
+        return line[:at] + rng.choice([b"[", b"{", b'"', b"\\u", b"\\ud800", b"\0", b"\xed\xa0\x80",
+                                       b"NaN", b"1e999", b"null", b"true"]) + line[at:]
+    if how == 5:
+        return line[:-1] + rng.choice([b"\r\n", b"\n\n", b" \n", b"]\n", b"}\n"])
+    if how == 6:
+        return line * rng.randrange(1, 4)
+    if how == 7 and rng.random() < 0.1:
+        return rng.choice([b"x", b"[", b" "]) * (MAX_LINE + rng.randrange(-3, 3)) + b"\n"
+    return line
+
+
+def session_bytes(rng):
+    """What one hostile client sends."""
+    lines = []
+    for _ in range(rng.randrange(1, 12)):
+        calls = []
+        for _ in range(rng.choice([1, 1, 1, 2, MAX_BATCH, MAX_BATCH + 1])):
+            method, params = rng.choice([
+                ("login", {"nickname": rng.choice(["a", "b", "bystander", "\U0001f600", " ", ""])}),
+                ("buy", {"item": rng.choice(THINGS)}), ("sell", [rng.choice(THINGS)]),
+                ("ping", {}), ("logout", []), ("ping", None), ("steal", {"item": 1})])
+            call = {"jsonrpc": "2.0", "method": method}
+            if params is not None:
+                call["params"] = params
+            if rng.random() < 0.9:
+                call["id"] = rng.choice([1, -1, 0, 1.5, "x", None, 2 ** 70, "\ud800", [], True])
+            calls.append(call)
+        value = calls[0] if len(calls) == 1 and rng.random() < 0.8 else calls
+        lines.append(mutated(rng, json.dumps(value).encode("ascii") + b"\n"))
+    return b"".join(lines), len(lines)
+
+
+def check_replies(data):
+    """Everything that the server said is a line of JSON-RPC."""
+    lines = data.split(b"\n")
+    lines.pop()         # what was cut off by the end of the connection
+    for line in lines:
+        value = json.loads(line.decode("ascii"))
+        for reply in value if type(value) is list else [value]:
+            protocol.parse_response(json.dumps(reply).encode("ascii"))
+
+
+def fuzz_sessions(start, rng, sessions):
+    """Mutated lines, split anywhere, from several connections: no defect, no harmed bystander."""
+    program = start()
+    bystander = Trader("bystander", rng)
+    bystander.log_in(program.port)
+    sent = 0
+    for _ in range(sessions):
+        peers = []
+        for _ in range(rng.randrange(1, 5)):
+            data, lines = session_bytes(rng)
+            sent += lines
+            peers.append((Peer(program.port), data))
+        while any(data for _, data in peers):
+            for number, (peer, data) in enumerate(peers):
+                cut = rng.choice([1, 7, 100, 5000, 70000])
+                try:
+                    peer.send(data[:cut])
+                    data = data[cut:]
+                except socket.error:        # it was closed for an oversized line
+                    data = b""
+                peers[number] = peer, data
+            if rng.random() < 0.2:
+                bystander.trade_and_wait()
+        for peer, _ in peers:
+            leave = rng.choice(["read", "read", "close", "reset"])
+            if leave == "read":
+                try:
+                    peer.sock.shutdown(socket.SHUT_WR)
+                    check_replies(peer.reader.read())
+                except socket.error:
+                    pass
+                peer.close()
+            elif leave == "close":
+                peer.close()
+            else:
+                peer.reset()
+        bystander.trade_and_wait()
+        expect(program.process.poll() is None, "the server ended")
+    log = program.log()
+    expect("Traceback" not in log and " ERROR " not in log, "in the log:", log[-2000:])
+    wait_for(lambda: all(program.free(name) for name in ("a", "b", "\U0001f600")), "free nicknames")
+    return {"sessions": sessions, "lines": sent}
+
+
+def memory_of(program):
+    """Resident bytes of the server."""
+    with open("/proc/%d/statm" % program.process.pid) as statm:
+        return int(statm.read().split()[1]) * resource.getpagesize()
+
+
+def descriptors_of(program):
+    return len(os.listdir("/proc/%d/fd" % program.process.pid))
+
+
+def churn(start, rng, logins):
+    """Logins and logouts without end: memory and descriptors stay as they are."""
+    program = start()
+    descriptors = descriptors_of(program)
+    nicknames = ["player %d" % number for number in range(100)]
+
+    def round_of_logins(number):
+        peer = Peer(program.port)
+        lines = []
+        for _ in range(number):
+            lines += [request("login", nickname=rng.choice(nicknames)), request("logout")]
+        peer.send(b"".join(lines))
+        for _ in lines:
+            expect("result" in peer.line(), "a refusal")
+        rng.choice([peer.close, peer.reset])()
+
+    for _ in range(10):
+        round_of_logins(100)                # whatever is allocated once
+    memory = memory_of(program)
+    for _ in range(logins // 100):
+        round_of_logins(100)
+    wait_for(lambda: descriptors_of(program) == descriptors, "the same descriptors")
+    growth = memory_of(program) - memory
+    expect(growth < 2 << 20, "memory grew by", growth)
+    return {"logins": logins, "growth in KB": growth // 1024}
+
+
+def flood(start, rng, number):
+    """One client pipelines: it is answered in order, and another hardly notices."""
+    program = start()
+    other = Trader("other", rng)
+    other.log_in(program.port)
+    flooder = Peer(program.port, "flooder")
+    data = b"".join(request("ping", id=id) for id in range(number))
+    flooder.sock.setblocking(False)
+    answered, latencies, received = 0, [], b""
+    while answered < number:
+        if data:
+            try:
+                data = data[flooder.sock.send(data[:1 << 16]):]
+            except socket.error:
+                pass
+        try:
+            received += flooder.sock.recv(1 << 16)
+        except socket.error:
+            pass
+        lines = received.split(b"\n")
+        received = lines.pop()
+        for line in lines:
+            expect(json.loads(line.decode("ascii"))["id"] == answered, "out of order:", line)
+            answered += 1
+        begin = time.time()
+        other.trade_and_wait()
+        latencies.append(time.time() - begin)
+    latencies.sort()
+    return {"pipelined": number, "other's trades": len(latencies),
+            "other's p99 in ms": round(1000 * latencies[len(latencies) * 99 // 100], 2)}
+
+
+def never_read(start, rng, peers):
+    """Peers that ask and never read: their output is bounded, and so is the memory."""
+    program = start()
+    other = Trader("other", rng)
+    other.log_in(program.port)
+    before = memory_of(program)
+    silent = [Peer(program.port, "silent %d" % number) for number in range(peers)]
+    data = request("login", nickname="x") * 1000        # each refused with a longer reply
+    stuck = set()
+    while len(stuck) < peers:
+        for peer in silent:
+            peer.sock.setblocking(False)
+            try:
+                peer.send(data)
+                stuck.discard(peer)
+            except socket.error:
+                stuck.add(peer)
+        other.trade_and_wait()
+    for _ in range(1000):
+        other.trade_and_wait()
+    growth = (memory_of(program) - before) / peers
+    expect(growth < 2.5 * HIGH_WATER, "each takes", growth)
+    for peer in silent:
+        peer.reset()
+    wait_for(lambda: all(program.free("silent %d" % number) for number in range(peers)),
+             "the nicknames of those who never read")
+    return {"silent peers": peers, "KB each": round(growth / 1024)}
+
+
+def stop_under_load(start, rng, clients):
+    """SIGTERM with clients that trade and clients that never read: status 0 within 2 s."""
+    program = start()
+    traders = [Trader("trader %d" % number, rng) for number in range(clients * 4 // 5)]
+    for trader in traders:
+        trader.log_in(program.port)
+    silent = [Peer(program.port, "silent %d" % number) for number in range(clients // 5)]
+    for peer in silent:
+        peer.sock.setblocking(False)
+        try:
+            while True:
+                peer.send(request("ping") * 500)
+        except socket.error:
+            pass
+    drive(traders, 0.2, 8)
+    begin = time.time()
+    program.process.send_signal(rng.choice([signal.SIGTERM, signal.SIGINT]))
+    status = program.process.wait()
+    seconds = time.time() - begin
+    for trader in traders:
+        trader.peer.sock.settimeout(PATIENCE)
+        while trader.take() is not None:
+            pass
+        expect(trader.received == b"", "half a line:", trader.received)
+        trader.peer.close()
+    expect(status == 0, "status", status, program.log()[-1000:])
+    expect(seconds < 2, "it took", seconds)
+    program = start()
+    for trader in traders:
+        trader.log_in(program.port)         # checks what is on file
+        trader.peer.close()
+    return {"clients": clients, "seconds": round(seconds, 2)}
+
+
+def vanish(start, rng, peers):
+    """Peers whose network is gone without a word, across two network namespaces: freed in 30 s."""
+    def ip(*arguments):
+        subprocess.check_call(["ip"] + list(arguments))
+
+    here, there = "lavka%d" % os.getpid(), "lavkb%d" % os.getpid()
+    inside = ["ip", "netns", "exec", there]
+    script = ("import socket, sys, time\n"
+              "socks = []\n"
+              "for number in range(%d):\n"
+              "    sock = socket.create_connection(('10.77.0.1', %%d))\n"
+              "    sock.sendall(('{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"login\",\"params\":'\n"
+              "                  '[\"far %%%%d\"]}\\n' %%%% number).encode('ascii'))\n"
+              "    assert b'result' in sock.recv(10000)\n"
+              "    socks.append(sock)\n"
+              "print('in')\n"
+              "sys.stdout.flush()\n"
+              "time.sleep(100)\n" % peers)
+    client = None
+    ip("netns", "add", there)
+    try:
+        ip("link", "add", here, "type", "veth", "peer", "name", there, "netns", there)
+        ip("addr", "add", "10.77.0.1/24", "dev", here)
+        ip("link", "set", here, "up")
+        subprocess.check_call(inside + ["ip", "addr", "add", "10.77.0.2/24", "dev", there])
+        subprocess.check_call(inside + ["ip", "link", "set", there, "up"])
+        program = start("--host", "0.0.0.0")
+        client = subprocess.Popen(inside + [sys.executable, "-c", script % program.port],
+                                  stdout=subprocess.PIPE)
+        expect(client.stdout.readline() == b"in\n", "no login from the other namespace")
+        nicknames = ["far %d" % number for number in range(peers)]
+        expect(not any(program.free(nickname) for nickname in nicknames), "not logged in")
+        ip("link", "set", here, "down")
+        begin = time.time()
+        while not all(program.free(nickname) for nickname in nicknames):
+            expect(time.time() < begin + 35, "still in use after 35 s")
+            time.sleep(0.5)
+        seconds = time.time() - begin
+        expect(seconds <= 30, "freed only after", seconds)
+    finally:
+        if client:
+            client.kill()
+            client.wait()
+        subprocess.call(["ip", "link", "del", here])
+        ip("netns", "del", there)
+    return {"vanished": peers, "freed after s": round(seconds, 1)}
+
+
+FAULTS = collections.OrderedDict([      # name -> (function, size of one round, rounds or None)
+    ("churn", (churn, 100000, 1)),
+    ("flood", (flood, 100000, 1)),
+    ("never-read", (never_read, 20, 1)),
+    ("vanish", (vanish, 20, 1)),
+    ("stop", (stop_under_load, 500, 5)),
+    ("kill", (kill_rounds, 10, None)),
+    ("fuzz", (fuzz_sessions, 100, None)),
+])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=1800,
+                        help="for the rounds that have no end of their own (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10 ** 6))
+    parser.add_argument("--only", nargs="+", choices=list(FAULTS), default=list(FAULTS))
+    options = parser.parse_args()
+    endless = [name for name in options.only if FAULTS[name][2] is None]
+    print("seed %d, Python %s" % (options.seed, sys.version.split()[0]))
+    for name in options.only:
+        fault, size, rounds = FAULTS[name]
+        total = collections.OrderedDict()
+        begin = time.time()
+        number = 0
+        while (number < rounds if rounds else time.time() < begin + options.seconds / len(endless)):
+            seed = options.seed + number
+            directory = tempfile.mkdtemp()
+            programs = []
+
+            def start(*arguments):
+                programs.append(Program(directory, *arguments))
+                return programs[-1]
+
+            try:
+                counted = fault(start, random.Random(seed), size)
+            except (Finding, AssertionError, ValueError, LookupError) as finding:
+                print("\n%s, seed %d: %s: %s" % (name, seed, type(finding).__name__, finding))
+                print("again: python tests/torture.py --only %s --seed %d" % (name, seed))
+                print("files: %s" % directory)
+                return 1
+            finally:
+                for program in programs:
+                    program.kill()
+            shutil.rmtree(directory)
+            number += 1
+            for what, count in counted.items():
+                total[what] = max(total.get(what, 0), count) if rounds else total.get(what, 0) + count
+            figures = ", ".join("%s %s" % item for item in sorted(total.items()))
+            end = "\n" if not sys.stdout.isatty() and number % 20 == 0 else "\r"
+            print("%-10s %5.0f s, round %d: %s" % (name, time.time() - begin, number, figures),
+                  end=end if sys.stdout.isatty() or end == "\n" else "")
+            sys.stdout.flush()
+        print("%-10s %5.0f s, %d rounds without a finding: %s"
+              % (name, time.time() - begin, number, figures))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
