@@ -101,7 +101,7 @@ class Program(object):
         with open(self.log_path, "ab") as log:
             begin = log.tell()
             self.process = subprocess.Popen(
-                [python, os.path.join(ROOT, "server.py"), "--port", "0",
+                options.get("wrapper", []) + [python, os.path.join(ROOT, "server.py"), "--port", "0",
                  "--database", self.database] + list(arguments),
                 stderr=log, env=environment(), close_fds=True)
         line = wait_for(lambda: self.listening(begin), "the server to listen")
@@ -115,6 +115,11 @@ class Program(object):
     def log(self):
         with io.open(self.log_path, encoding="utf-8") as log:
             return log.read()
+
+    def wait(self):
+        """The exit status, once it has ended by itself."""
+        wait_for(lambda: self.process.poll() is not None, "the server to end")
+        return self.process.returncode
 
     def kill(self):
         if self.process.poll() is None:

@@ -118,9 +118,13 @@ def processor_seconds(program):
     return (int(fields[11]) + int(fields[12])) / float(os.sysconf(str("SC_CLK_TCK")))
 
 
-def test_the_soft_limit_of_descriptors_is_raised_to_the_hard_one(program):
-    soft, hard = limits(program)
-    assert soft == hard
+def test_the_soft_limit_of_descriptors_is_raised_to_the_hard_one(start):
+    program = start(wrapper=["prlimit", "--nofile=200:300"])
+    assert limits(program) == ["300", "300"]
+    peers = [Peer(program.port) for _ in range(260)]
+    replies = [peer.call("ping") for peer in peers]
+    assert {reply.get("result") or reason(reply) for reply in replies} == {"pong", "server_full"}
+    assert "cannot accept" not in program.log()         # there are spare ones for all that
 
 
 def test_out_of_descriptors(program):

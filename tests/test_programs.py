@@ -191,7 +191,7 @@ def stop(program, *numbers):
     begin = time.time()
     for number in numbers:
         program.process.send_signal(number)
-    status = program.process.wait()
+    status = program.wait()
     return status, time.time() - begin
 
 
@@ -220,7 +220,7 @@ def test_a_stop_accepts_nobody_and_serves_no_new_request(program):
         player.send(request("buy", item=CHEAP))
     except socket.error:
         pass
-    assert program.process.wait() == 0
+    assert program.wait() == 0
     assert stored(program, "bob")[1] == ""
 
 

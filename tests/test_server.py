@@ -258,7 +258,7 @@ def test_a_client_that_goes_on_sending_still_gets_the_reply(ticker):
 
 
 def test_a_client_that_does_not_read_is_not_read(ticker, monkeypatch):
-    monkeypatch.setattr(constants, "HIGH_WATER", 20000)
+    monkeypatch.setattr(constants, "HIGH_WATER", 15000)
     peer, connection = ticker.client("bob")
     sock = faulty(connection, send=[errno.EAGAIN] * 1000)
     peer.send(PING * 3000)

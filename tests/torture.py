@@ -380,7 +380,7 @@ def stop_under_load(start, rng, clients):
     drive(traders, 0.2, 8)
     begin = time.time()
     program.process.send_signal(rng.choice([signal.SIGTERM, signal.SIGINT]))
-    status = program.process.wait()
+    status = program.wait()
     seconds = time.time() - begin
     for trader in traders:
         trader.peer.sock.settimeout(PATIENCE)
