@@ -1,6 +1,7 @@
 # What people run. Every target installs what it needs, into .venv here and nowhere else.
 
 PYTHON = python3
+TORTURE = --seconds 1800
 VERSIONS = 2.7 3.8 3.9 3.10 3.11 3.12 3.13
 PY = .venv/bin/python
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
@@ -8,14 +9,14 @@ PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 # A program in front gets Ctrl-C alone, not make with it; ending it that way is no error.
 IN_FRONT = if [ -t 0 ]; then set -m; fi; in_front() { "$$@" || [ $$? -eq 130 ]; }
 
-.PHONY: play server client test test-all clean
+.PHONY: play server client test test-all torture clean
 
 play: .venv/play                ## tables, a server in the background, the client in front
 	@$(PY) db.py
 	@$(IN_FRONT); \
 	$(PY) server.py 2>server.log & server=$$!; \
 	trap 'kill $$server 2>/dev/null; wait $$server 2>/dev/null' EXIT; \
-	trap 'exit 1' HUP INT TERM; \
+	trap 'kill $$server; exit 1' HUP INT TERM; \
 	until grep -q 'listening on' server.log; do \
 		if ! kill -0 $$server 2>/dev/null; then \
 			cat server.log; echo 'Is there a server already? Join it with: make client'; exit 1; \
@@ -47,6 +48,9 @@ test-all: .venv/test            ## the suite, on every Python of VERSIONS that i
 		echo "Python $$version:"; \
 		LAVKA_TEST_PYTHONS="$$others" .venv-$$version/bin/python -m pytest -q tests || exit 1; \
 	done
+
+torture: .venv/test             ## faults without end; TORTURE='--seconds 60 --seed 1 --only kill'
+	@$(PY) tests/torture.py $(TORTURE)
 
 clean:                          ## all that the other targets made, but for the accounts
 	rm -rf .venv .venv-* .pytest_cache .hypothesis __pycache__ */__pycache__ *.pyc */*.pyc server.log

@@ -3,7 +3,12 @@
 
     python client.py [--host HOST] [--port PORT]
 """
-from __future__ import print_function, unicode_literals
+from __future__ import unicode_literals
+
+import signal
+
+if __name__ == "__main__":      # Ctrl-C is quiet from the first moment, and not from `main` on
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
 import errno
@@ -11,7 +16,6 @@ import itertools
 import locale
 import os
 import re
-import signal
 import socket
 import sys
 import time
@@ -22,10 +26,6 @@ from constants import ANSWER_SECONDS, BACK, HOST, OPTIONS, PORT, RECV_SIZE
 from protocol import RpcError, Text
 
 monotonic = getattr(time, "monotonic", time.time)       # 2.7
-try:
-    input = raw_input                                   # 2.7
-except NameError:
-    pass
 
 
 # --- the connection -------------------------------------------------------------------------
@@ -116,7 +116,10 @@ class Client(object):
 
     def _read_line(self):
         deadline = monotonic() + self.timeout
-        while not self._lines.has_line():
+        while True:
+            line = self._lines.next_line()
+            if line is not None:
+                return line
             remaining = deadline - monotonic()
             if remaining <= 0:
                 raise socket.timeout()
@@ -125,7 +128,6 @@ class Client(object):
             if not data:
                 raise socket.error(errno.ECONNRESET, "closed by the server")
             self._lines.feed(data)
-        return self._lines.next_line() or b""
 
 
 def _read_anything(result):
@@ -185,6 +187,9 @@ class Console(object):
         while True:
             try:
                 self.steps[self.state]()
+            except RpcError as refusal:     # of a login, or of a session that is none any more
+                say(refusal.message)
+                self.leave()
             except ServerGone as gone:
                 say("%s" % gone)
                 self.leave()
@@ -206,11 +211,7 @@ class Console(object):
         if problem:
             return say(problem)
         self.client = Client(self.host, self.port)
-        try:
-            login = self.client.login(nickname)
-        except RpcError as refusal:
-            say(refusal.message)
-            return self.leave()
+        login = self.client.login(nickname)
         self.state = State.GAME_SESSION
         self.account = login["account"]
         self.catalog = login["catalog"]
@@ -273,15 +274,14 @@ class Console(object):
                     say("There is no \"%s\" in the catalog." % word)
 
     def request(self, verb, request, item):
-        """Have the server trade; returns whether the question for an item is settled."""
+        """Have the server trade; returns whether it did. Raises RpcError when the login is lost."""
         try:
             self.account = request(item)
         except RpcError as refusal:
+            if refusal.reason == "not_logged_in":
+                raise
             say(refusal.message)
-            if refusal.reason != "not_logged_in":
-                return False
-            self.leave()
-            return True
+            return False
         except ServerGone as gone:
             raise ServerGone("%s It may or may not have let you %s the %s; your next login will show."
                              % (gone, verb, item))
@@ -291,10 +291,7 @@ class Console(object):
 
     def logout(self):
         nickname = self.account["nickname"]
-        try:
-            self.client.logout()
-        except RpcError as refusal:
-            say(refusal.message)
+        self.client.logout()
         self.leave()
         say("Good bye, %s." % nickname)
 
@@ -315,22 +312,29 @@ def ask(prompt):
     """The player's next line, as text. Raises EOFError at the end of the input."""
     encoding = sys.stdin.encoding or locale.getpreferredencoding()
     while True:
-        line = input(prompt)
+        write(prompt)
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError()
         try:
             if type(line) is not Text:
                 line = line.decode(encoding)            # 2.7
             line.encode("utf-8")                        # else fails here: see `main`
-            return line
+            return line[:-1] if line.endswith("\n") else line
         except UnicodeError:
             say("That is not text in %s." % encoding)
 
 
 def say(text):
-    """Print a line. What the terminal cannot show, or would take for a command, is escaped."""
-    text = _CONTROL.sub(lambda match: "\\x%02x" % ord(match.group()), text)
+    """Print a line. What the terminal would take for a command is escaped."""
+    write(_CONTROL.sub(lambda match: "\\x%02x" % ord(match.group()), text) + "\n")
+
+
+def write(text):
+    """Print text at once. What the terminal cannot show is escaped."""
     encoding = sys.stdout.encoding or locale.getpreferredencoding()
     stream = getattr(sys.stdout, "buffer", sys.stdout)  # bytes go to sys.stdout itself on 2.7
-    stream.write((text + "\n").encode(encoding, "backslashreplace"))
+    stream.write(text.encode(encoding, "backslashreplace"))
     stream.flush()
 
 
@@ -348,13 +352,14 @@ def main(arguments=None):
         sys.stdin.reconfigure(errors="surrogateescape")
     try:
         try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             Console(options.host, options.port).run()
         except EOFError:
             status = 0
         except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)        # once is enough
             status = 128 + signal.SIGINT                # as shells have it
-        print()                                         # the shell's prompt gets its own line
-        sys.stdout.flush()
+        write("\n")                                     # the shell's prompt gets its own line
     except EnvironmentError:                            # the terminal or pipe is no longer there
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)    # where the exit may flush to
         status = 1

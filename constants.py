@@ -23,6 +23,8 @@ ITEMS = OrderedDict([
 # least the cheapest item; the highest does not buy everything, or there would be no choice.
 CREDITS_RANGE = (100, 1000)
 
+MAX_CREDITS = 2 ** 63 - 1     # what an INTEGER of SQLite holds; more can come from outside only
+
 # What a player can do in a session, in the order in which the client lists it.
 OPTIONS = ("balance", "items", "buy", "sell", "logout")
 BACK = "back"                 # at the question for an item: return to the options
@@ -50,6 +52,8 @@ BACKLOG = 1024                # connections the kernel holds for us; a login sto
 ACCEPT_BATCH = 64             # connections accepted in one tick, so that players need not wait
 RECV_SIZE = 16384             # bytes read from a connection in one tick; more made no ping faster
 REQUESTS_PER_TICK = 64        # of one connection, so that a pipelining client slows nobody else
+TICK_SECONDS = 0.1            # to apply requests in one tick, all clients together; then who had
+                              # no turn is first in the next; bounds what a stop waits for
 HIGH_WATER = 262144           # unsent bytes at which a connection is no longer read nor served
 
 # --- time limits (seconds) ------------------------------------------------------------------

@@ -24,7 +24,7 @@ import sys
 
 import peewee
 
-from constants import BUSY_SECONDS, CREDITS_RANGE, DATABASE, ITEMS
+from constants import BUSY_SECONDS, CREDITS_RANGE, DATABASE, ITEMS, MAX_CREDITS
 from models import TABLES, Account
 
 log = logging.getLogger("lavka.db")
@@ -51,6 +51,10 @@ class Refusal(Exception):
         self.reason = reason
         self.message = message
         self.data = data
+
+
+class UnusableRow(Exception):
+    """Someone else has written what the shop never would: no number, no text, out of range."""
 
 
 class CannotOpen(Exception):
@@ -118,6 +122,9 @@ class Shop(object):
             return account, False
         try:
             stored = self._load(nickname)
+        except UnusableRow:
+            log.error("the row of account %r cannot be used; its logins are refused", nickname)
+            raise Refusal("storage_failed", "This account cannot be read.")
         except _STORAGE_ERRORS as error:
             self._storage_failed(error)
             raise Refusal("storage_failed", "Accounts cannot be read at the moment.")
@@ -149,6 +156,8 @@ class Shop(object):
         price = ITEMS.get(item)
         if price is None:                           # owned, but no longer in the catalog
             raise _unknown_item()
+        if account.credits + price > MAX_CREDITS:
+            raise Refusal("storage_failed", "You have as many credits as can be stored.")
         account.credits += price
         account.items.remove(item)
         self._changed(account)
@@ -171,14 +180,15 @@ class Shop(object):
         accounts = list(self._unsaved.values())
         self._unsaved = {}
         try:
-            with self._database.atomic("IMMEDIATE"):
-                conflicts = self._write(accounts)
+            self._database.begin("IMMEDIATE")
+            failed = self._write(accounts)
+            self._database.commit()
         except _STORAGE_ERRORS as error:
             self._storage_failed(error)
+            self._roll_back()
             failed = {account: account.stored for account in accounts}
         else:
             self._storage_works()
-            failed = conflicts
         for account in accounts:
             account.unsaved = False
             if account in failed:
@@ -202,19 +212,40 @@ class Shop(object):
                 written += cursor.rowcount
         if written == len(accounts):
             return {}
-        rows = [(account, self._load(account.nickname)) for account in accounts]
-        conflicts = {account: row for account, row in rows if row != account.row()}
-        for account in conflicts:
-            log.error("account %r was changed by another program; its player's change is refused",
-                      account.nickname)
+        conflicts = {}
+        for account in accounts:
+            try:
+                row = self._load(account.nickname)
+            except UnusableRow:
+                row = None
+            if row != account.row():
+                conflicts[account] = row
+                log.error("account %r was changed by another program; its player's change is refused",
+                          account.nickname)
         return conflicts
 
     def _load(self, nickname):
-        return self._database.execute_sql(_SELECT, (nickname,)).fetchone()
+        """The row of an account, None if there is none. Raises UnusableRow."""
+        try:
+            row = self._database.execute_sql(_SELECT, (nickname,)).fetchone()
+        except _STORAGE_ERRORS as error:
+            if "decode" in repr(error):         # sqlite3 has no class of its own for broken text
+                raise UnusableRow()
+            raise
+        if row is not None and not (isinstance(row[0], int) and 0 <= row[0] <= MAX_CREDITS
+                                    and isinstance(row[1], type(""))):
+            raise UnusableRow()
+        return row
+
+    def _roll_back(self):
+        try:
+            self._database.rollback()
+        except _STORAGE_ERRORS:
+            pass                # SQLite has done so itself, as it does when the disk is full
 
     def _storage_failed(self, error):
         if not self._failed_commits:    # once, not for every player who is refused
-            log.error("storage failed: %s; changes are refused until it works again", error)
+            log.error("storage failed: %r; changes are refused until it works again", error)
         self._failed_commits += 1
 
     def _storage_works(self):
@@ -244,7 +275,8 @@ def create_tables(path):
 
 def _connect(path):
     """A connected peewee database on which a commit is durable. Raises CannotOpen."""
-    database = peewee.SqliteDatabase(path, timeout=BUSY_SECONDS, pragmas=[
+    # An absolute path is never taken for a URI.
+    database = peewee.SqliteDatabase(os.path.abspath(path), timeout=BUSY_SECONDS, pragmas=[
         ("journal_mode", "wal"),        # one fsync a commit; commits need no new file
         ("synchronous", "full"),        # fsync the log at each commit (sqlite.org/pragma.html)
         ("foreign_keys", 1),
@@ -299,12 +331,15 @@ def _lock(path):
 
 def add_database_option(parser):
     """The option that the server has too."""
-    parser.add_argument("--database", metavar="FILE", type=_text,
-                        default=os.environ.get("LAVKA_DATABASE", DATABASE),
+    parser.add_argument("--database", metavar="FILE", type=path_name,
+                        default=path_name(os.environ.get("LAVKA_DATABASE") or DATABASE),
                         help="the SQLite file (default: %(default)s)")
 
 
-def _text(argument):
+def path_name(argument):
+    """The name of a file as text; on 2.7 it comes as bytes."""
+    if not argument:
+        raise argparse.ArgumentTypeError("the name of a file cannot be empty")
     return argument if type(argument) is type("") else argument.decode(sys.getfilesystemencoding())
 
 

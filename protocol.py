@@ -65,19 +65,25 @@ class RpcError(Exception):
         return self.data.get("reason")
 
 
+# Unicode's property White_Space (PropList.txt). What `strip` takes without it differs from one
+# Python to the next, and has control characters in it, which nicknames may have.
+_WHITE_SPACE = ("\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007"
+                "\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000")
+
+
 def nickname_problem(nickname):
     """What is wrong with a nickname, as a sentence; None when an account may have it."""
     if type(nickname) is not Text:
         return "A nickname is text."
-    if not nickname.strip():
+    if not nickname.strip(_WHITE_SPACE):
         return "A nickname cannot be blank."
-    # A narrow build of 2.7 counts two for a character beyond U+FFFF; UTF-32 counts one.
-    if len(nickname) > MAX_NICKNAME and len(nickname.encode("utf-32-le")) // 4 > MAX_NICKNAME:
-        return "A nickname has at most %d characters." % MAX_NICKNAME
     try:    # 3.x fails to encode a lone surrogate, 2.7 fails to decode it
         nickname.encode("utf-16-le").decode("utf-16-le")
     except UnicodeError:
         return "A nickname must be Unicode text; this one has half a character."
+    # A narrow build of 2.7 counts two for a character beyond U+FFFF; UTF-32 counts one.
+    if len(nickname) > MAX_NICKNAME and len(nickname.encode("utf-32-le")) // 4 > MAX_NICKNAME:
+        return "A nickname has at most %d characters." % MAX_NICKNAME
     if "\0" in nickname:
         return "A nickname cannot contain a NUL character."
     return None
@@ -323,21 +329,20 @@ def parse_response(line):
 
 def add_address_options(parser):
     """--host and --port of an argparse parser, with their defaults: environment, constants."""
-    parser.add_argument("--host", type=_text, default=os.environ.get("LAVKA_HOST", HOST),
+    parser.add_argument("--host", type=text, default=text(os.environ.get("LAVKA_HOST") or HOST),
                         help="where the server is (default: %(default)s)")
-    parser.add_argument("--port", type=_port, default=os.environ.get("LAVKA_PORT", PORT),
+    parser.add_argument("--port", type=port, default=os.environ.get("LAVKA_PORT") or PORT,
                         help="its TCP port (default: %(default)s)")
 
 
-def _text(argument):
+def text(argument):
+    """A word of the command line or the environment as text; on 2.7 it comes as bytes."""
     return argument if type(argument) is Text else argument.decode(sys.getfilesystemencoding())
 
 
-def _port(argument):
-    port = int(argument)
-    if not 0 <= port <= 65535:
+def port(argument):
+    """A number of a TCP port."""
+    number = int(argument)
+    if not 0 <= number <= 65535:
         raise argparse.ArgumentTypeError("%s is not a port; ports are 0 to 65535" % argument)
-    return port
-
-
-_port.__name__ = str("port")
+    return number

@@ -8,15 +8,20 @@ writes the replies; docs/architecture.md follows a request through it.
 """
 from __future__ import unicode_literals
 
+import signal
+
+if __name__ == "__main__":      # Ctrl-C is quiet from the first moment; `main` makes it graceful
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import errno
 import logging
 import os
 import resource
-import signal
 import socket
 import sys
 import time
+from collections import OrderedDict
 from enum import Enum
 
 try:
@@ -87,8 +92,8 @@ class Connection(object):
 class Server(object):
     """The event loop over an open `db.Shop` and a listening, non-blocking socket.
 
-    At most `max_clients` connections are served at once. `clock` returns seconds and never goes
-    back.
+    At most `max_clients` connections are served at once. `clock` returns seconds and does not go
+    back, except on 2.7, which has no better than the wall clock: then deadlines come later.
     """
 
     def __init__(self, shop, listener, max_clients=constants.MAX_CLIENTS, clock=monotonic):
@@ -101,7 +106,7 @@ class Server(object):
         self.players = {}               # nickname -> the Connection that is logged in with it
         self.methods = {"login": self.login, "ping": self.ping, "buy": self.buy,
                         "sell": self.sell, "logout": self.logout}
-        self.backlog = set()            # connections that have a turn in the next tick, too
+        self.backlog = OrderedDict()    # connections with a turn in the next tick; values are None
         self.staged = []                # this tick's replies: (connection, [Reply], is_batch)
         self.unsure = set()             # connections whose login depends on this tick's commit
         self.closing = []               # connections to close at the end of this tick
@@ -137,7 +142,7 @@ class Server(object):
     def tick(self, timeout=None):
         """One pass: read, apply, commit, write, tidy up. It sleeps `timeout` seconds at most."""
         touched = list(self.backlog)
-        events = self.selector.select(self.patience(timeout))
+        events = self.wait(self.patience(timeout))
         self.now = self.clock()
         for key, mask in events:
             if key.fileobj is self.listener:
@@ -149,11 +154,15 @@ class Server(object):
                     touched.append(key.data)
                 if mask & READ:
                     self.read(key.data)
+        turns = 0
         for connection in touched:
+            if self.clock() - self.now > constants.TICK_SECONDS:
+                break
             self.apply(connection)
+            turns += 1
         self.release(self.shop.commit())
         self.backlog.clear()
-        for connection in touched:
+        for connection in touched[turns:] + touched[:turns]:    # who had no turn is next
             self.write(connection)
             self.settle(connection)
         if self.now >= self.next_sweep:
@@ -161,6 +170,15 @@ class Server(object):
         while self.closing:
             self.close(self.closing.pop())
         self.watch_listener()
+
+    def wait(self, timeout):
+        """What is ready, after `timeout` seconds at most; None is for ever."""
+        try:
+            return self.selector.select(timeout)
+        except EnvironmentError as error:               # 2.7: selectors2, when SIGCONT comes late
+            if error.errno != errno.ETIMEDOUT:
+                raise
+            return []
 
     def patience(self, timeout):
         """How long this tick may sleep: until there is something to do without any event."""
@@ -237,12 +255,12 @@ class Server(object):
                 break
             if line is None:
                 break
-            try:
-                requests, is_batch = protocol.parse(line)
-            except RpcError as error:
+            parsed, error = self.attempt(protocol.parse, line)
+            if error:
                 self.refuse(connection, error)
                 share -= 1
                 continue
+            requests, is_batch = parsed
             share -= len(requests)
             replies = [self.answer(connection, request) for request in requests]
             replies = [reply for reply in replies if reply is not None]
@@ -254,33 +272,43 @@ class Server(object):
         self.staged.append((connection, [(protocol.encode_error(None, error), None, None)], False))
 
     def answer(self, connection, request):
-        """Apply one request; this is where errors become replies.
+        """Apply one request.
 
         Returns (the reply, the request, the account it tells of when that has yet to be stored),
         or None for a notification.
         """
-        method = METHODS.get(request.method)
-        try:
-            if request.error:
-                raise request.error
-            if method.needs_login and connection.account is None:
-                raise ErrorCode.NOT_LOGGED_IN.error("Log in first.")
-            result = self.methods[request.method](connection, *request.args)
-            reply = protocol.encode_result(request.id, result)
-        except RpcError as error:
-            reply = protocol.encode_error(request.id, error)
-        except db.Refusal as refusal:
-            error = ErrorCode[refusal.reason.upper()].error(refusal.message, **refusal.data)
-            reply = protocol.encode_error(request.id, error)
-        except Exception:
-            log.exception("a defect in the method %s", request.method)
-            error = ErrorCode.INTERNAL_ERROR.error("The server has a defect; it has been logged.")
+        reply, error = self.attempt(self.execute, connection, request)
+        if error:
             reply = protocol.encode_error(request.id, error)
         if not request.wants_reply:
             return None
         account = connection.account
-        unsure = account is not None and account.unsaved and method and method.tells_account
-        return reply, request, account if unsure else None
+        if account is not None and account.unsaved and request.method is not None \
+                and METHODS[request.method].tells_account:
+            return reply, request, account
+        return reply, request, None
+
+    def execute(self, connection, request):
+        """The reply to a request that is carried out; any exception means that it is not."""
+        if request.error:
+            raise request.error
+        if METHODS[request.method].needs_login and connection.account is None:
+            raise ErrorCode.NOT_LOGGED_IN.error("Log in first.")
+        result = self.methods[request.method](connection, *request.args)
+        return protocol.encode_result(request.id, result)
+
+    def attempt(self, function, *arguments):
+        """(the function's result, None), or (None, an RpcError): here exceptions become errors."""
+        try:
+            return function(*arguments), None
+        except RpcError as error:
+            return None, error
+        except db.Refusal as refusal:
+            code = ErrorCode[refusal.reason.upper()]
+            return None, code.error(refusal.message, **refusal.data)
+        except Exception:
+            log.exception("a defect")
+            return None, ErrorCode.INTERNAL_ERROR.error("The server has a defect; it was logged.")
 
     def login(self, connection, nickname):
         if connection.account is not None:
@@ -317,6 +345,7 @@ class Server(object):
             connection.account = None
             connection.close_by = self.now + constants.LOGIN_SECONDS
             self.timed.add(connection)
+            self.unsure.discard(connection)
 
     # --- write ------------------------------------------------------------------------------
 
@@ -354,7 +383,7 @@ class Server(object):
     def settle(self, connection):
         """Decide what a connection does next, and wait for that."""
         if connection.has_turn():
-            self.backlog.add(connection)
+            self.backlog[connection] = None
         elif connection.phase is Phase.OPEN and not connection.lines.has_line() \
                 and (connection.input_ended or self.stopping):
             self.finish(connection)
@@ -402,7 +431,7 @@ class Server(object):
         connection.sock.close()
         self.connections.discard(connection)
         self.timed.discard(connection)
-        self.backlog.discard(connection)
+        self.backlog.pop(connection, None)
 
     def sweep(self):
         """Drop the connections whose time is up."""
@@ -531,7 +560,7 @@ def main(arguments=None):
         return 1
     server = Server(shop, listener, client_limit())
     stop_on_signals(server)
-    log.info("listening on %s:%d", *listener.getsockname()[:2])
+    log.info("listening on %s:%d", options.host, listener.getsockname()[1])
     server.run()
     shop.close()
     log.info("stopped")

@@ -76,6 +76,7 @@ def test_storage_that_fails_refuses_changes_goes_on_reading_and_recovers(program
     assert ann.call("login", nickname="ann")["result"]["created"]
     errors = [line for line in program.log()[begin:].splitlines() if " ERROR " in line]
     assert len(errors) == 1 and "storage failed" in errors[0]
+    assert ("disk" in errors[0]) == (fault is fill_disk)        # it tells the cause
     assert "works again" in program.log()
 
 

@@ -275,6 +275,7 @@ def test_any_bytes_raise_nothing_but_rpc_errors(data):
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5)
+    | st.text(alphabet="x\ud800\0", min_size=250, max_size=260)
     | st.sampled_from(["2.0", "ping", "login", "buy", "nickname", "item"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
         st.sampled_from(["jsonrpc", "id", "method", "params", "item", "nickname"]), inner),
@@ -302,7 +303,7 @@ def outcome_of_any(line):
 
 @pytest.mark.parametrize("nickname", [
     "bob", " bob ", "Боб", "👩‍🚀", "'; DROP TABLE account; --", "\x01\x1b[31m", "a\nb", '"', "\\", ",",
-    "x" * MAX_NICKNAME, "\U0001f600" * MAX_NICKNAME, "\u200b", "\ufffd", "e\u0301",
+    "x" * MAX_NICKNAME, "\U0001f600" * MAX_NICKNAME, "\u200b", "\ufffd", "e\u0301", "\x1c", "\x1f", "\u180e",
 ], ids=repr)
 def test_nicknames_that_are_allowed(nickname):
     assert protocol.nickname_problem(nickname) is None
@@ -310,7 +311,8 @@ def test_nicknames_that_are_allowed(nickname):
 
 @pytest.mark.parametrize("nickname", [
     "", " ", "\t\n", "\u3000\u00a0", "a\0b", "\0", "\ud800", "a\udc00", "\udc00\ud800",
-    "x" * (MAX_NICKNAME + 1), "\U0001f600" * (MAX_NICKNAME + 1), None, 1, True, ["bob"], b"bob",
+    "x" * (MAX_NICKNAME + 1), "\U0001f600" * (MAX_NICKNAME + 1),
+    "\ud800" * (MAX_NICKNAME + 1), "x" * MAX_NICKNAME + "\udc00", None, 1, True, ["bob"], b"bob",
 ], ids=repr)
 def test_nicknames_that_are_refused(nickname):
     problem = protocol.nickname_problem(nickname)

@@ -215,10 +215,34 @@ def arrived(connection):
     return connection.sock.recv(1 << 20, socket.MSG_PEEK)
 
 
+def test_a_tick_ends_in_time_and_who_had_no_turn_is_next(ticker, monkeypatch):
+    """Applying takes longer than a tick may: each of three clients has its turn all the same."""
+    clients = [ticker.client("player %d" % number) for number in range(3)]
+    for peer, connection in clients:
+        peer.send(PING * 2)
+        wait_for(lambda: len(arrived(connection)) == 2 * len(PING), "the requests")
+    turns = []
+    monkeypatch.setattr(constants, "REQUESTS_PER_TICK", 1)
+    apply = ticker.server.apply
+
+    def slow_apply(connection):
+        turns.append(connection)
+        ticker.clock.now += constants.TICK_SECONDS * 1.1
+        apply(connection)
+
+    ticker.server.apply = slow_apply
+    for number in range(1, 7):
+        ticker.tick()
+        assert len(turns) == number
+    assert set(turns[:3]) == set(turns[3:]) == {connection for _, connection in clients}
+    for peer, _ in clients:
+        assert len(ticker.replies(peer, 2)) == 2
+
+
 def test_with_work_left_the_loop_does_not_sleep(ticker):
     peer, connection = ticker.client()
     assert ticker.server.patience(None) is not None     # until the login deadline is looked at
-    ticker.server.backlog.add(connection)
+    ticker.server.backlog[connection] = None
     assert ticker.server.patience(None) == 0
     ticker.server.backlog.clear()
 
@@ -600,6 +624,55 @@ def test_a_login_in_the_tick_of_a_trade_that_fails(ticker, database):
     holder.execute("ROLLBACK")
     assert ticker.call(second, "login", nickname="bob")["result"]["account"]["credits"] == before[0]
     holder.close()
+
+
+def test_a_failed_login_does_not_end_the_next_one_in_its_tick(ticker, database):
+    ticker.call(ticker.client("known")[0], "logout")
+    peer, connection = ticker.client()
+    holder = locked(database)
+    peer.send(request("login", nickname="new") + request("logout")
+              + request("login", nickname="known") + request("buy", item=CHEAP))
+    replies = ticker.replies(peer, 4)
+    assert [reply.get("result") is not None or reason(reply) for reply in replies] == [
+        "storage_failed", True, True, "storage_failed"]
+    assert ticker.server.players == {"known": connection}
+    holder.execute("ROLLBACK")
+    assert "result" in ticker.call(peer, "buy", item=CHEAP)
+    holder.close()
+
+
+UNUSABLE = ["credits = x'ff00'", "items = x'ff00'", "credits = 'many'", "credits = 1.5",
+            "items = CAST(x'ff00' AS TEXT)"]
+
+
+@pytest.mark.parametrize("change", UNUSABLE)
+def test_a_row_that_cannot_be_used_costs_only_its_player(ticker, database, change):
+    bob, _ = ticker.client("bob")
+    ann, _ = ticker.client("ann")
+    outside = sqlite3.connect(database, isolation_level=None)
+    outside.execute("UPDATE account SET %s WHERE nickname = 'bob'" % change)
+    bob.send(request("buy", item=CHEAP))
+    ann.send(request("buy", item=CHEAP))
+    assert reason(ticker.replies(bob, 1)[0]) == "storage_failed"
+    assert "result" in ticker.replies(ann, 1)[0]
+    assert reason(ticker.call(bob, "buy", item=CHEAP)) == "not_logged_in"
+    assert reason(ticker.call(bob, "login", nickname="bob")) == "storage_failed"
+    assert set(ticker.server.players) == {"ann"}
+    outside.execute("UPDATE account SET credits = 50, items = '' WHERE nickname = 'bob'")
+    assert "result" in ticker.call(bob, "login", nickname="bob")
+    outside.close()
+
+
+def test_credits_beyond_what_can_be_stored(ticker, database):
+    bob, _ = ticker.client("bob")
+    ticker.call(bob, "logout")
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE account SET items = 'sword', credits = ?",
+                           (constants.MAX_CREDITS - ITEMS["sword"] + 1,))
+    ticker.call(bob, "login", nickname="bob")
+    assert reason(ticker.call(bob, "sell", item="sword")) == "storage_failed"
+    assert "result" in ticker.call(bob, "buy", item=CHEAP)
+    assert "result" in ticker.call(bob, "sell", item="sword")
 
 
 def test_a_row_deleted_from_outside_ends_the_login(ticker, database):
