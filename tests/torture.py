@@ -494,9 +494,11 @@ def main():
             for what, count in counted.items():
                 total[what] = max(total.get(what, 0), count) if rounds else total.get(what, 0) + count
             figures = ", ".join("%s %s" % item for item in sorted(total.items()))
-            end = "\n" if not sys.stdout.isatty() and number % 20 == 0 else "\r"
-            print("%-10s %5.0f s, round %d: %s" % (name, time.time() - begin, number, figures),
-                  end=end if sys.stdout.isatty() or end == "\n" else "")
+            line = "%-10s %5.0f s, round %d: %s" % (name, time.time() - begin, number, figures)
+            if sys.stdout.isatty():
+                print(line, end="\r")
+            elif number % 20 == 0:
+                print(line)
             sys.stdout.flush()
         print("%-10s %5.0f s, %d rounds without a finding: %s"
               % (name, time.time() - begin, number, figures))
