@@ -1011,8 +1011,9 @@ def test_the_environment_names_the_server_and_flags_override_it(elsewhere, no_se
                          LAVKA_PORT=no_server))
     elsewhere.admit(play(elsewhere.port, LAVKA_HOST="127.0.0.2", LAVKA_PORT=no_server))
     elsewhere.admit(play(None, "--host", "127.0.0.2", LAVKA_HOST=HOST, LAVKA_PORT=elsewhere.port))
-    error, = play(elsewhere.port).enter("bob", NICKNAME)            # the default host
-    assert "%s:%s" % (HOST, elsewhere.port) in error
+    for variables in ({}, {"LAVKA_HOST": "", "LAVKA_PORT": ""}):
+        error, = play(elsewhere.port, **variables).enter("bob", NICKNAME)
+        assert "%s:%s" % (HOST, elsewhere.port) in error            # the default host
 
 
 def test_help_names_the_defaults():

@@ -50,7 +50,7 @@ def test_the_readme_names_every_option():
 
 
 def test_every_file_that_the_documents_name_is_there():
-    for page in ("README.md", "docs/protocol.md", "docs/architecture.md"):
+    for page in ("README.md", "docs/protocol.md", "docs/architecture.md", "docs/reliability.md"):
         for name in re.findall(r"\b(?:[\w.-]+/)*[\w-]+\.(?:py|md|txt)\b", read(page)):
             assert any(os.path.exists(os.path.join(ROOT, folder, name))
                        for folder in ("", "docs", "tests")), (page, name)
