@@ -2,9 +2,11 @@
 """What the tests share: the real programs in subprocesses, and peers that speak bytes to them."""
 from __future__ import unicode_literals
 
+import contextlib
 import io
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -89,6 +91,20 @@ def reason(reply):
     return reply["error"]["data"]["reason"]
 
 
+def free_port():
+    """A port that nobody serves, below those that the kernel gives away: nobody gets it meanwhile,
+    which matters to who connects to a server that has gone."""
+    while True:
+        port = random.randrange(10000, 30000)
+        with contextlib.closing(socket.socket()) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sock.bind(("127.0.0.1", port))
+                return port
+            except socket.error:
+                pass
+
+
 class Program(object):
     """server.py in a subprocess, serving a free port."""
 
@@ -101,7 +117,7 @@ class Program(object):
         with open(self.log_path, "ab") as log:
             begin = log.tell()
             self.process = subprocess.Popen(
-                options.get("wrapper", []) + [python, os.path.join(ROOT, "server.py"), "--port", "0",
+                options.get("wrapper", []) + [python, os.path.join(ROOT, "server.py"), "--port", str(free_port()),
                  "--database", self.database] + list(arguments),
                 stderr=log, env=environment(), close_fds=True)
         line = wait_for(lambda: self.listening(begin), "the server to listen")

@@ -41,7 +41,9 @@ def stored(program, nickname):
 
 # --- starting -------------------------------------------------------------------------------------
 
-def test_the_log_tells_the_real_port(program):
+def test_the_log_tells_the_real_port(start):
+    program = start("--port", "0")
+    assert program.port
     assert "listening on 127.0.0.1:%d\n" % program.port in program.log()
     assert Peer(program.port).call("ping")["result"] == "pong"
 
