@@ -283,8 +283,8 @@ class Console(object):
             say(refusal.message)
             return False
         except ServerGone as gone:
-            raise ServerGone("%s It may or may not have let you %s the %s; your next login will show."
-                             % (gone, verb, item))
+            raise ServerGone("%s It may or may not have let you %s the %s: your next login "
+                             "will show." % (gone, verb, item))
         say("Congratulations! You %s the %s." % ("bought" if verb == "buy" else "sold", item))
         self.show_balance()
         return True

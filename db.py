@@ -220,8 +220,8 @@ class Shop(object):
                 row = None
             if row != account.row():
                 conflicts[account] = row
-                log.error("account %r was changed by another program; its player's change is refused",
-                          account.nickname)
+                log.error("account %r was changed by another program; its player's change is "
+                          "refused", account.nickname)
         return conflicts
 
     def _load(self, nickname):

@@ -107,7 +107,7 @@ class Server(object):
         self.methods = {"login": self.login, "ping": self.ping, "buy": self.buy,
                         "sell": self.sell, "logout": self.logout}
         self.backlog = OrderedDict()    # connections with a turn in the next tick; values are None
-        self.staged = []                # this tick's replies: (connection, [Reply], is_batch)
+        self.staged = []                # this tick's: (connection, [replies], whether a batch)
         self.unsure = set()             # connections whose login depends on this tick's commit
         self.closing = []               # connections to close at the end of this tick
         self.timed = set()              # connections that may have a deadline
@@ -209,7 +209,7 @@ class Server(object):
 
     def pause_accepting(self, error):
         """Let the listener rest: out of descriptors it stays readable, and the loop would spin."""
-        if self.now > self.accept_from + constants.ACCEPT_PAUSE_SECONDS:    # not the last pause again
+        if self.now > self.accept_from + constants.ACCEPT_PAUSE_SECONDS:    # else it goes on
             log.error("cannot accept clients: %s", os.strerror(error.errno))
         self.accept_from = self.now + constants.ACCEPT_PAUSE_SECONDS
 
@@ -352,7 +352,8 @@ class Server(object):
     def release(self, failed):
         """Let this tick's replies go, now that it is committed but for the `failed` accounts."""
         for connection, replies, is_batch in self.staged:
-            texts = [protocol.encode_error(request.id, STORAGE_FAILED) if account in failed else reply
+            texts = [reply if account not in failed
+                     else protocol.encode_error(request.id, STORAGE_FAILED)
                      for reply, request, account in replies]
             connection.output += b"[" + b",".join(texts) + b"]\n" if is_batch else texts[0] + b"\n"
         for account in failed:

@@ -117,8 +117,9 @@ class Program(object):
         with open(self.log_path, "ab") as log:
             begin = log.tell()
             self.process = subprocess.Popen(
-                options.get("wrapper", []) + [python, os.path.join(ROOT, "server.py"), "--port", str(free_port()),
-                 "--database", self.database] + list(arguments),
+                options.get("wrapper", [])
+                + [python, os.path.join(ROOT, "server.py"), "--port", str(free_port()),
+                   "--database", self.database] + list(arguments),
                 stderr=log, env=environment(), close_fds=True)
         line = wait_for(lambda: self.listening(begin), "the server to listen")
         self.port = int(line.rsplit(":", 1)[1])
