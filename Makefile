@@ -6,23 +6,27 @@ VERSIONS = 2.7 3.8 3.9 3.10 3.11 3.12 3.13
 PY = .venv/bin/python
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
-# A program in front gets Ctrl-C alone, not make with it; ending it that way is no error.
-IN_FRONT = if [ -t 0 ]; then set -m; fi; in_front() { "$$@" || [ $$? -eq 130 ]; }
+# A program in front gets Ctrl-C alone, not make with it; ending it that way is no error. Ctrl-Z
+# would end it, since nobody here could continue it.
+IN_FRONT = if [ -t 0 ]; then set -m; trap '' TSTP; fi; in_front() { "$$@" || [ $$? -eq 130 ]; }
 
 .PHONY: play server client test test-all torture clean
 
 play: .venv/play                ## tables, a server in the background, the client in front
 	@$(PY) db.py
 	@$(IN_FRONT); \
-	$(PY) server.py 2>server.log & server=$$!; \
+	log=server.log.$$$$; \
+	$(PY) server.py 2>$$log & server=$$!; \
 	trap 'kill $$server 2>/dev/null; wait $$server 2>/dev/null' EXIT; \
 	trap 'kill $$server; exit 1' HUP INT TERM; \
-	until grep -q 'listening on' server.log; do \
+	until grep -q 'listening on' $$log; do \
 		if ! kill -0 $$server 2>/dev/null; then \
-			cat server.log; echo 'Is there a server already? Join it with: make client'; exit 1; \
+			cat $$log; rm $$log; \
+			echo 'Is there a server already? Join it with: make client'; exit 1; \
 		fi; \
 		sleep 0.1; \
 	done; \
+	mv $$log server.log; \
 	in_front $(PY) client.py
 
 server: .venv/play              ## a server in front; Ctrl-C stops it
@@ -53,7 +57,7 @@ torture: .venv/test             ## faults without end; TORTURE='--seconds 60 --s
 	@$(PY) tests/torture.py $(TORTURE)
 
 clean:                          ## all that the other targets made, but for the accounts
-	rm -rf .venv .venv-* .pytest_cache .hypothesis __pycache__ */__pycache__ *.pyc */*.pyc server.log
+	rm -rf .venv .venv-* .pytest_cache .hypothesis __pycache__ */__pycache__ *.pyc */*.pyc server.log*
 
 .venv:
 	@echo 'Making a virtual environment in .venv ...'

@@ -223,17 +223,17 @@ class Console(object):
     # --- State.GAME_SESSION -------------------------------------------------------------------
 
     def play(self):
-        option = ask("> ").strip().lower()
-        while option is not None:       # an option typed at the question for an item is the next
-            option = self.choose(option)
+        word = ask("> ").strip()
+        while word is not None:         # an option typed at the question for an item is the next
+            word = self.choose(word)
 
-    def choose(self, option):
+    def choose(self, word):
         """Carry out an option; returns the one to go on with, or None."""
         self.client.ping()              # whatever was typed, a lost server is noticed now
-        if option in self.options:
-            return self.options[option]()
-        if option:
-            say("There is no option \"%s\"." % option)
+        if word.lower() in self.options:
+            return self.options[word.lower()]()
+        if word:
+            say("There is no option \"%s\"." % word)
             self.show_options()
 
     def balance(self):
@@ -260,15 +260,15 @@ class Console(object):
         names = {item["name"].lower(): item["name"] for item in self.catalog}
         names.update((name.lower(), name) for name in self.account["items"])
         while True:
-            word = ask("What do you %s? (or %s) " % (verb, BACK)).strip().lower()
-            if word in names:
-                if self.request(verb, request, names[word]):
+            word = ask("What do you %s? (or %s) " % (verb, BACK)).strip()
+            if word.lower() in names:
+                if self.request(verb, request, names[word.lower()]):
                     return None
-            elif word in self.options:
+            elif word.lower() in self.options:
                 return word
             else:
                 self.client.ping()
-                if word == BACK:
+                if word.lower() == BACK:
                     return None
                 if word:
                     say("There is no \"%s\" in the catalog." % word)

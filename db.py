@@ -8,7 +8,7 @@ memory, since one login per nickname means that nobody else changes it. `Shop.co
 everything that has changed in one transaction, and only then may anybody be told.
 
 peewee has the schema, the connection and the transactions. The three statements that run for
-every login and trade are plain SQL, since building them costs twenty times what they take.
+every login and trade are plain SQL, since building one takes far longer than running it.
 """
 from __future__ import unicode_literals
 
@@ -94,7 +94,7 @@ class Shop(object):
 
     def __init__(self, path):
         if not os.path.exists(path):
-            raise CannotOpen("there is no database %s: create it with: python db.py" % path)
+            raise CannotOpen("there is no database %s: create it with: %s" % (path, _command(path)))
         self._lock = _lock(path)
         try:
             self._database = _connect(path)
@@ -273,6 +273,11 @@ def create_tables(path):
         database.close()
 
 
+def _command(path):
+    """What to type to create the tables in this file."""
+    return "python db.py" if path == DATABASE else "python db.py --database %s" % path
+
+
 def _connect(path):
     """A connected peewee database on which a commit is durable. Raises CannotOpen."""
     # An absolute path is never taken for a URI.
@@ -299,7 +304,8 @@ def _check_schema(database, path):
     """Raises CannotOpen unless the tables are there, with the columns of the models."""
     try:
         if not database.table_exists(Account._meta.table_name):
-            raise CannotOpen("the database %s has no tables: create them with: python db.py" % path)
+            raise CannotOpen("the database %s has no tables: create them with: %s"
+                             % (path, _command(path)))
         columns = {column.name for column in database.get_columns(Account._meta.table_name)}
     except _STORAGE_ERRORS as error:
         raise CannotOpen("cannot read the database %s: %s" % (path, error))
@@ -333,7 +339,7 @@ def add_database_option(parser):
     """The option that the server has too."""
     parser.add_argument("--database", metavar="FILE", type=path_name,
                         default=path_name(os.environ.get("LAVKA_DATABASE") or DATABASE),
-                        help="the SQLite file (default: %(default)s)")
+                        help="the SQLite file (LAVKA_DATABASE; default: %(default)s)")
 
 
 def path_name(argument):

@@ -330,9 +330,9 @@ def parse_response(line):
 def add_address_options(parser):
     """--host and --port of an argparse parser, with their defaults: environment, constants."""
     parser.add_argument("--host", type=text, default=text(os.environ.get("LAVKA_HOST") or HOST),
-                        help="where the server is (default: %(default)s)")
+                        help="the server's address (LAVKA_HOST; default: %(default)s)")
     parser.add_argument("--port", type=port, default=os.environ.get("LAVKA_PORT") or PORT,
-                        help="its TCP port (default: %(default)s)")
+                        help="its TCP port (LAVKA_PORT; default: %(default)s)")
 
 
 def text(argument):
