@@ -176,7 +176,7 @@ class Console(object):
         self.host = host
         self.port = port
         self.steps = {State.LOGIN: self.log_in, State.GAME_SESSION: self.play}
-        self.options = {"balance": self.balance, "items": self.items, "buy": self.buy,
+        self.options = {"balance": self.show_balance, "items": self.show_items, "buy": self.buy,
                         "sell": self.sell, "logout": self.logout}
         self.client = None
         self.leave()
@@ -235,12 +235,6 @@ class Console(object):
         if word:
             say("There is no option \"%s\"." % word)
             self.show_options()
-
-    def balance(self):
-        self.show_balance()
-
-    def items(self):
-        self.show_items()
 
     def buy(self):
         say("For sale:")
@@ -355,6 +349,7 @@ def main(arguments=None):
             signal.signal(signal.SIGINT, signal.default_int_handler)
             Console(options.host, options.port).run()
         except EOFError:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
             status = 0
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_IGN)        # once is enough

@@ -104,6 +104,7 @@ class Shop(object):
             raise
         self._unsaved = {}              # nickname -> OpenAccount
         self._failed_commits = 0        # in a row
+        self._unusable = None           # the nickname whose row was last found unusable
 
     def close(self):
         """Give the file back. What was not committed is gone."""
@@ -123,7 +124,9 @@ class Shop(object):
         try:
             stored = self._load(nickname)
         except UnusableRow:
-            log.error("the row of account %r cannot be used; its logins are refused", nickname)
+            if nickname != self._unusable:      # once, not for every attempt
+                log.error("the row of account %r cannot be used; its logins are refused", nickname)
+            self._unusable = nickname
             raise Refusal("storage_failed", "This account cannot be read.")
         except _STORAGE_ERRORS as error:
             self._storage_failed(error)
@@ -280,8 +283,11 @@ def _command(path):
 
 def _connect(path):
     """A connected peewee database on which a commit is durable. Raises CannotOpen."""
-    # An absolute path is never taken for a URI.
-    database = peewee.SqliteDatabase(os.path.abspath(path), timeout=BUSY_SECONDS, pragmas=[
+    try:
+        absolute = os.path.abspath(path)        # or "file:x" would be taken for a URI
+    except (EnvironmentError, UnicodeError):
+        raise CannotOpen("cannot open the database %s: the working directory cannot be read" % path)
+    database = peewee.SqliteDatabase(absolute, timeout=BUSY_SECONDS, pragmas=[
         ("journal_mode", "wal"),        # one fsync a commit; commits need no new file
         ("synchronous", "full"),        # fsync the log at each commit (sqlite.org/pragma.html)
         ("foreign_keys", 1),
@@ -338,8 +344,8 @@ def _lock(path):
 def add_database_option(parser):
     """The option that the server has too."""
     parser.add_argument("--database", metavar="FILE", type=path_name,
-                        default=path_name(os.environ.get("LAVKA_DATABASE") or DATABASE),
-                        help="the SQLite file (LAVKA_DATABASE; default: %(default)s)")
+                        default=os.environ.get("LAVKA_DATABASE") or DATABASE,
+                        help="the SQLite file (default: LAVKA_DATABASE, or %s)" % DATABASE)
 
 
 def path_name(argument):

@@ -111,22 +111,24 @@ _PARAM_PROBLEMS = {"nickname": nickname_problem, "item": _item_problem}
 class LineReader(object):
     """Cuts what arrives into lines, however it was split on its way.
 
-    What has arrived but has no end yet is copied once for each `feed`: simple, and as it is never
-    longer than `MAX_LINE`, cheaper than the packet that brought the next byte.
+    What has no end yet is kept in a bytearray, so that a line that comes byte by byte is not copied
+    with each of them.
     """
     __slots__ = ("_lines", "_tail")
 
     def __init__(self):
         self._lines = []            # whole lines, the next one last
-        self._tail = b""            # the beginning of a line whose end has not arrived
+        self._tail = bytearray()    # the beginning of a line whose end has not arrived
 
     def feed(self, data):
         """Take bytes, in any portion."""
-        lines = (self._tail + data).split(b"\n")
-        self._tail = lines.pop()
-        if lines:
+        if b"\n" in data:
+            lines = (bytes(self._tail) + data).split(b"\n")
+            self._tail = bytearray(lines.pop())
             lines.reverse()
             self._lines = lines + self._lines
+        else:
+            self._tail += data
 
     def next_line(self):
         """The next line that is not empty, without its end; None when there is no whole one.
@@ -329,10 +331,10 @@ def parse_response(line):
 
 def add_address_options(parser):
     """--host and --port of an argparse parser, with their defaults: environment, constants."""
-    parser.add_argument("--host", type=text, default=text(os.environ.get("LAVKA_HOST") or HOST),
-                        help="the server's address (LAVKA_HOST; default: %(default)s)")
+    parser.add_argument("--host", type=text, default=os.environ.get("LAVKA_HOST") or HOST,
+                        help="the server's address (default: LAVKA_HOST, or %s)" % HOST)
     parser.add_argument("--port", type=port, default=os.environ.get("LAVKA_PORT") or PORT,
-                        help="its TCP port (LAVKA_PORT; default: %(default)s)")
+                        help="its TCP port (default: LAVKA_PORT, or %d)" % PORT)
 
 
 def text(argument):

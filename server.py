@@ -154,9 +154,9 @@ class Server(object):
                     touched.append(key.data)
                 if mask & READ:
                     self.read(key.data)
-        turns = 0
+        turns, begin = 0, self.clock()
         for connection in touched:
-            if self.clock() - self.now > constants.TICK_SECONDS:
+            if self.clock() - begin > constants.TICK_SECONDS:
                 break
             self.apply(connection)
             turns += 1
@@ -283,10 +283,9 @@ class Server(object):
         if not request.wants_reply:
             return None
         account = connection.account
-        if account is not None and account.unsaved and request.method is not None \
-                and METHODS[request.method].tells_account:
-            return reply, request, account
-        return reply, request, None
+        depends = account is not None and account.unsaved and request.method is not None \
+            and METHODS[request.method].tells_account
+        return reply, request, account if depends else None
 
     def execute(self, connection, request):
         """The reply to a request that is carried out; any exception means that it is not."""

@@ -44,8 +44,12 @@ def environment(**variables):
 class Peer(object):
     """A client that sends any bytes and reads lines."""
 
-    def __init__(self, port, nickname=None):
-        self.sock = socket.create_connection(("127.0.0.1", port), PATIENCE)
+    def __init__(self, port, nickname=None, receive_buffer=None):
+        self.sock = socket.socket()
+        self.sock.settimeout(PATIENCE)
+        if receive_buffer:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.sock.connect(("127.0.0.1", port))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.reader = self.sock.makefile("rb")
         if nickname is not None:

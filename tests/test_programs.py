@@ -4,6 +4,7 @@ from __future__ import unicode_literals
 
 import io
 import os
+import random
 import signal
 import socket
 import sqlite3
@@ -13,6 +14,7 @@ import threading
 import time
 
 import pytest
+import torture
 from conftest import ROOT, Peer, environment, reason, request, wait_for
 
 from constants import ITEMS, STOP_SECONDS
@@ -250,14 +252,10 @@ def test_a_stop_under_load_answers_what_it_has_read(program):
 
 
 def test_clients_that_do_not_read_do_not_delay_the_stop(program):
-    peers = [Peer(program.port, "player %d" % number) for number in range(5)]
-    for peer in peers:
-        peer.sock.setblocking(False)
-        try:
-            while True:
-                peer.send(request("ping") * 1000)
-        except socket.error:
-            pass
+    other = torture.Trader("other", random.Random(1))
+    other.log_in(program.port)
+    torture.fill([Peer(program.port, "player %d" % number, receive_buffer=4096)
+                  for number in range(5)], other)
     status, seconds = stop(program, signal.SIGINT)
     assert status == 0 and seconds < 2
 

@@ -239,6 +239,26 @@ def test_a_tick_ends_in_time_and_who_had_no_turn_is_next(ticker, monkeypatch):
         assert len(ticker.replies(peer, 2)) == 2
 
 
+def test_reading_takes_nobodys_turn(ticker):
+    """Clients that send lines without end, slowly: there is a turn in each tick all the same."""
+    player, connection = ticker.client("bob")
+    dribblers = [ticker.client()[0] for _ in range(5)]
+    read = ticker.server.read
+
+    def slow_read(connection):
+        ticker.clock.now += constants.TICK_SECONDS
+        read(connection)
+
+    ticker.server.read = slow_read
+    player.send(PING)
+    for _ in range(5):
+        for dribbler in dribblers:
+            dribbler.send(b"x")
+        ticker.tick()
+    player.sock.setblocking(False)
+    assert b"pong" in player.sock.recv(1000)
+
+
 def test_with_work_left_the_loop_does_not_sleep(ticker):
     peer, connection = ticker.client()
     assert ticker.server.patience(None) is not None     # until the login deadline is looked at
