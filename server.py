@@ -114,7 +114,8 @@ class Server(object):
         self.next_sweep = self.now      # when to look at the deadlines
         self.accept_from = -FOREVER     # later than now after running out of descriptors
         self.accepting = False          # whether the listener is registered
-        self.stopping = False           # set by a signal
+        self.stop_requested = False     # set by a signal, at any moment
+        self.stopping = False           # set between two ticks
 
         self.selector = selectors.DefaultSelector()
         self.woken, self.waker = socket.socketpair()    # a byte here ends the sleep
@@ -126,9 +127,10 @@ class Server(object):
     # --- the loop ---------------------------------------------------------------------------
 
     def run(self):
-        """Serve until `stopping` is set; then answer what was read, and close everything."""
-        while not self.stopping:
+        """Serve until a stop is requested; then answer what was read, and close everything."""
+        while not self.stop_requested:
             self.tick()
+        self.stopping = True
         self.watch_listener()
         self.listener.close()
         deadline = self.clock() + constants.STOP_SECONDS
@@ -536,7 +538,7 @@ def stop_on_signals(server):
     def stop(signum, frame):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
-        server.stopping = True
+        server.stop_requested = True
 
     # A handler alone does not end the sleep of select: Python calls it, and select goes on.
     signal.set_wakeup_fd(server.waker.fileno())
