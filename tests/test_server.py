@@ -215,6 +215,16 @@ def arrived(connection):
     return connection.sock.recv(1 << 20, socket.MSG_PEEK)
 
 
+def test_a_batch_takes_as_much_of_the_share_as_its_requests(ticker):
+    peer, connection = ticker.client()
+    batch = b"[" + b",".join([PING[:-1]] * constants.REQUESTS_PER_TICK) + b"]\n"
+    peer.send(batch * 2)
+    wait_for(lambda: len(arrived(connection)) == 2 * len(batch), "the batches")
+    ticker.tick()
+    assert connection in ticker.server.backlog          # the second waits for the next tick
+    assert [len(replies) for replies in ticker.replies(peer, 2)] == [constants.REQUESTS_PER_TICK] * 2
+
+
 def test_a_tick_ends_in_time_and_who_had_no_turn_is_next(ticker, monkeypatch):
     """Applying takes longer than a tick may: each of three clients has its turn all the same."""
     clients = [ticker.client("player %d" % number) for number in range(3)]
