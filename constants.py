@@ -65,6 +65,7 @@ STOP_SECONDS = 1              # to answer what was read before a stop; the contr
 ACCEPT_PAUSE_SECONDS = 1      # after running out of descriptors; a retry at once would spin
 SWEEP_SECONDS = 0.25          # between two looks at the deadlines above; their precision
 BUSY_SECONDS = 0.25           # to wait for another program's lock; all players wait meanwhile
+TOOL_SECONDS = 5              # the same for the commands of db.py, for whom no player waits
 ANSWER_SECONDS = 5            # the client's patience for the server's answer
 
 # A peer that vanished without a word is noticed after 10 + 3 * 5 = 25 s, under the promised 30;

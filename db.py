@@ -1,39 +1,55 @@
 # -*- coding: utf-8 -*-
 """The shop: accounts in SQLite, who may buy and sell what, and one commit for many changes.
 
-    python db.py [--database FILE]        creates the tables; safe to run again
+    python db.py [--database FILE]              creates the tables; safe to run again
+    python db.py [--database FILE] COMMAND      looks after the file; --help lists the commands
 
 The server loads an account when its player logs in; from then on it is checked and changed in
 memory, since one login per nickname means that nobody else changes it. `Shop.commit` stores
-everything that has changed in one transaction, and only then may anybody be told.
+everything that has changed in one transaction, together with the rows of the ledger that tell of
+it, and only then may anybody be told.
 
-peewee has the schema, the connection and the transactions. The three statements that run for
-every login and trade are plain SQL, since building one takes far longer than running it.
+peewee has the schema, the connection, the transactions and the commands. The statements that run
+for every login and trade are plain SQL, since building one takes far longer than running it.
 """
 from __future__ import unicode_literals
 
+import signal
+
+if __name__ == "__main__":      # Ctrl-C is quiet from the first moment, and not from `main` on
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
+import contextlib
 import errno
 import fcntl
 import io
+import itertools
+import locale
 import logging
+import operator
 import os
 import random
+import re
 import sqlite3
 import sys
+import tempfile
+import time
 
 import peewee
 
-from constants import BUSY_SECONDS, CREDITS_RANGE, DATABASE, ITEMS, MAX_CREDITS
-from models import TABLES, Account
+from constants import BUSY_SECONDS, CREDITS_RANGE, DATABASE, ITEMS, MAX_CREDITS, TOOL_SECONDS
+from models import TABLES, Account, Trade
 
 log = logging.getLogger("lavka.db")
 
-_SELECT = "SELECT credits, items FROM account WHERE nickname = ?"
+_SELECT = "SELECT id, credits, items FROM account WHERE nickname = ?"
 _INSERT = "INSERT OR IGNORE INTO account (credits, items, nickname) VALUES (?, ?, ?)"
 # Compares with what was last loaded or stored: a row that someone else changed since is left alone.
-_UPDATE = ("UPDATE account SET credits = ?, items = ? "
-           "WHERE nickname = ? AND credits = ? AND items = ?")
+_UPDATE = "UPDATE account SET credits = ?, items = ? WHERE id = ? AND credits = ? AND items = ?"
+_TIME = "%Y-%m-%d %H:%M:%S"             # as peewee's DateTimeField and SQLite's functions have it
+_RECORD = ("INSERT INTO trade (account_id, time, what, item, price, credits) "
+           "VALUES (?, ?, ?, ?, ?, ?)")
 
 # peewee wraps the driver's errors where it runs a statement itself, but not in `executemany`.
 _STORAGE_ERRORS = (peewee.PeeweeException, sqlite3.Error)
@@ -64,10 +80,10 @@ class CannotOpen(Exception):
 class OpenAccount(object):
     """An account in memory, for as long as its player is logged in.
 
-    `stored` is the row (credits, items as text) as it was last loaded or stored, None when there
-    is none; `unsaved` says that the account differs from it and waits for the next commit.
+    `stored` is the row (id, credits, items as text) as it was last loaded or stored, None when
+    there is none; `unsaved` says that a change waits for the next commit.
     """
-    __slots__ = ("nickname", "credits", "items", "stored", "unsaved")
+    __slots__ = ("nickname", "id", "credits", "items", "stored", "unsaved")
 
     def __init__(self, nickname, stored):
         self.nickname = nickname
@@ -77,11 +93,11 @@ class OpenAccount(object):
     def set_stored(self, stored):
         """Be what the database holds."""
         self.stored = stored
-        self.credits, items = stored or (0, "")
+        self.id, self.credits, items = stored or (None, 0, "")
         self.items = items.split(",") if items else []
 
     def row(self):
-        """What the database is to hold."""
+        """What the database is to hold: credits, items as text."""
         return self.credits, ",".join(self.items)
 
 
@@ -90,19 +106,24 @@ class Shop(object):
 
     Raises CannotOpen when the file cannot be used: it has no tables, other tables, is no database
     or is served by another process.
+
+    For those who watch it, `commits` counts the transactions, `trades` the purchases and sales in
+    them, and `largest_batch` is the most changes that one of them has stored.
     """
 
     def __init__(self, path):
-        if not os.path.exists(path):
-            raise CannotOpen("there is no database %s: create it with: %s" % (path, _command(path)))
+        _check_exists(path)
         self._lock = _lock(path)
         try:
-            self._database = _connect(path)
-            _check_schema(self._database, path)
+            self._database = _open(path, BUSY_SECONDS, _DURABLE)
         except CannotOpen:
             self._lock.close()
             raise
+        self.commits = 0
+        self.trades = 0
+        self.largest_batch = 0
         self._unsaved = {}              # nickname -> OpenAccount
+        self._ledger = []               # what was done to them: (OpenAccount, the columns of Trade)
         self._failed_commits = 0        # in a row
         self._unusable = None           # the nickname whose row was last found unusable
 
@@ -125,7 +146,8 @@ class Shop(object):
             stored = self._load(nickname)
         except UnusableRow:
             if nickname != self._unusable:      # once, not for every attempt
-                log.error("the row of account %r cannot be used; its logins are refused", nickname)
+                log.error("the row of account %s cannot be used; its logins are refused",
+                          quoted(nickname))
             self._unusable = nickname
             raise Refusal("storage_failed", "This account cannot be read.")
         except _STORAGE_ERRORS as error:
@@ -134,7 +156,7 @@ class Shop(object):
         account = OpenAccount(nickname, stored)
         if stored is None:
             account.credits = random.randint(*CREDITS_RANGE)
-            self._changed(account)
+            self._changed(account, Trade.OPENING, "", 0)
         return account, stored is None
 
     def buy(self, account, item):
@@ -142,6 +164,8 @@ class Shop(object):
         price = ITEMS.get(item)
         if price is None:
             raise _unknown_item()
+        if account.credits < price:
+            self._look_again(account)           # some may have been granted since the login
         if item in account.items:
             raise Refusal("item_already_owned", "You own the %s already." % item)
         if account.credits < price:
@@ -150,7 +174,7 @@ class Shop(object):
                           credits=account.credits, price=price)
         account.credits -= price
         account.items.append(item)
-        self._changed(account)
+        self._changed(account, Trade.PURCHASE, item, price)
 
     def sell(self, account, item):
         """Give an item's full price back for it. Raises Refusal."""
@@ -163,11 +187,21 @@ class Shop(object):
             raise Refusal("storage_failed", "You have as many credits as can be stored.")
         account.credits += price
         account.items.remove(item)
-        self._changed(account)
+        self._changed(account, Trade.SALE, item, price)
 
-    def _changed(self, account):
+    def _changed(self, account, what, item, price):
         account.unsaved = True
         self._unsaved[account.nickname] = account
+        self._ledger.append((account, what, item, price, account.credits))
+
+    def _look_again(self, account):
+        """Take over the row as it is, unless the account has changes that wait for the commit, or
+        there is nothing to take over; then that is for the commit to find out."""
+        if not account.unsaved:
+            try:
+                account.set_stored(self._load(account.nickname) or account.stored)
+            except (UnusableRow,) + _STORAGE_ERRORS:
+                pass
 
     # --- storing it -------------------------------------------------------------------------
 
@@ -180,11 +214,12 @@ class Shop(object):
         """
         if not self._unsaved:
             return frozenset()
-        accounts = list(self._unsaved.values())
-        self._unsaved = {}
+        accounts, ledger = list(self._unsaved.values()), self._ledger
+        self._unsaved, self._ledger = {}, []
         try:
             self._database.begin("IMMEDIATE")
             failed = self._write(accounts)
+            rows = self._record(ledger, failed)
             self._database.commit()
         except _STORAGE_ERRORS as error:
             self._storage_failed(error)
@@ -192,40 +227,52 @@ class Shop(object):
             failed = {account: account.stored for account in accounts}
         else:
             self._storage_works()
+            self.commits += 1
+            self.trades += sum(row[2] != Trade.OPENING for row in rows)
+            self.largest_batch = max(self.largest_batch, len(rows))
         for account in accounts:
             account.unsaved = False
             if account in failed:
                 account.set_stored(failed[account])
             else:
-                account.stored = account.row()
+                account.stored = (account.id,) + account.row()
         return frozenset(failed)
 
     def _write(self, accounts):
-        """Write rows; {account: row or None} of those that are not what was loaded."""
-        new = [account for account in accounts if account.stored is None]
-        known = [account for account in accounts if account.stored is not None]
+        """Write the accounts; {account: row or None} of those whose rows are not as loaded."""
         cursor = self._database.cursor()
-        written = 0
-        for statement, rows in (
-                (_INSERT, [account.row() + (account.nickname,) for account in new]),
-                (_UPDATE, [account.row() + (account.nickname,) + account.stored
-                           for account in known])):
-            if rows:
-                cursor.executemany(statement, rows)
-                written += cursor.rowcount
-        if written == len(accounts):
-            return {}
-        conflicts = {}
+        known, suspects = [], []
         for account in accounts:
+            if account.stored is not None:
+                known.append(account)
+            else:
+                cursor.execute(_INSERT, account.row() + (account.nickname,))
+                account.id = cursor.lastrowid
+                if not cursor.rowcount:
+                    suspects.append(account)
+        if known:
+            cursor.executemany(_UPDATE, [account.row() + account.stored for account in known])
+            if cursor.rowcount != len(known):
+                suspects += known
+        conflicts = {}
+        for account in suspects:
             try:
                 row = self._load(account.nickname)
             except UnusableRow:
                 row = None
-            if row != account.row():
+            if account.stored is None or row != (account.id,) + account.row():
                 conflicts[account] = row
-                log.error("account %r was changed by another program; its player's change is "
-                          "refused", account.nickname)
+                log.error("account %s was changed by another program; its player's change is "
+                          "refused", quoted(account.nickname))
         return conflicts
+
+    def _record(self, ledger, failed):
+        """Append to the ledger what was done to the accounts that did not fail; returns the rows."""
+        now = time.strftime(_TIME, time.gmtime())
+        rows = [(account.id, now, what, item, price, credits)
+                for account, what, item, price, credits in ledger if account not in failed]
+        self._database.cursor().executemany(_RECORD, rows)
+        return rows
 
     def _load(self, nickname):
         """The row of an account, None if there is none. Raises UnusableRow."""
@@ -235,8 +282,8 @@ class Shop(object):
             if "decode" in repr(error):         # sqlite3 has no class of its own for broken text
                 raise UnusableRow()
             raise
-        if row is not None and not (isinstance(row[0], int) and 0 <= row[0] <= MAX_CREDITS
-                                    and isinstance(row[1], type(""))):
+        if row is not None and not (isinstance(row[1], int) and 0 <= row[1] <= MAX_CREDITS
+                                    and isinstance(row[2], type(""))):
             raise UnusableRow()
         return row
 
@@ -263,17 +310,40 @@ def _unknown_item():
 
 # --- the file -------------------------------------------------------------------------------
 
+# For whoever writes. With WAL there is one fsync a commit, and commits need no new file; FULL is
+# an fsync of the log at each commit (sqlite.org/pragma.html).
+_DURABLE = [("journal_mode", "wal"), ("synchronous", "full"), ("foreign_keys", 1)]
+
+# For everyone who comes to the file while a server may run: the log is for the server to empty. Two
+# who do that at once can damage the file, before SQLite 3.51.3 (sqlite.org/wal.html, section 11).
+_BESIDE_A_SERVER = [("wal_autocheckpoint", 0)]
+
+_OPEN_ACCOUNTS = ("INSERT INTO trade (account_id, time, what, item, price, credits) "
+                  "SELECT id, ?, ?, items, 0, credits FROM account ORDER BY id")
+
+
 def create_tables(path):
-    """Create what is missing in the file, and the file. Raises CannotOpen."""
-    database = _connect(path)
+    """Create the file and what is missing in it. Accounts from before the ledger get their first
+    row there. Raises CannotOpen."""
+    lock = None
+    database = _connect(path, TOOL_SECONDS, _DURABLE + _BESIDE_A_SERVER)
     try:
         with database.bind_ctx(TABLES):
-            database.create_tables(TABLES)
-        _check_schema(database, path)
+            upgrade = Account.table_exists() and not Trade.table_exists()
+            if upgrade:
+                lock = _lock(path)      # a server of before the ledger would go on without it
+            with database.atomic("IMMEDIATE"):
+                database.create_tables(TABLES)
+                _check_schema(database, path)
+                if upgrade:
+                    database.execute_sql(
+                        _OPEN_ACCOUNTS, (time.strftime(_TIME, time.gmtime()), Trade.OPENING))
     except _STORAGE_ERRORS as error:
         raise CannotOpen("cannot create the tables in %s: %s" % (path, error))
     finally:
         database.close()
+        if lock:
+            lock.close()
 
 
 def _command(path):
@@ -281,17 +351,31 @@ def _command(path):
     return "python db.py" if path == DATABASE else "python db.py --database %s" % path
 
 
-def _connect(path):
-    """A connected peewee database on which a commit is durable. Raises CannotOpen."""
+def _check_exists(path):
+    if not os.path.exists(path):
+        raise CannotOpen("there is no database %s: create it with: %s" % (path, _command(path)))
+
+
+def _open(path, patience, pragmas):
+    """A connected peewee database that has its tables. Raises CannotOpen."""
+    _check_exists(path)
+    database = _connect(path, patience, pragmas)
+    try:
+        _check_schema(database, path)
+    except CannotOpen:
+        database.close()
+        raise
+    return database
+
+
+def _connect(path, patience, pragmas):
+    """A connected peewee database, with _DURABLE one on which a commit is durable; `patience` is
+    how many seconds it waits for others who write. Raises CannotOpen."""
     try:
         absolute = os.path.abspath(path)        # or "file:x" would be taken for a URI
     except (EnvironmentError, UnicodeError):
         raise CannotOpen("cannot open the database %s: the working directory cannot be read" % path)
-    database = peewee.SqliteDatabase(absolute, timeout=BUSY_SECONDS, pragmas=[
-        ("journal_mode", "wal"),        # one fsync a commit; commits need no new file
-        ("synchronous", "full"),        # fsync the log at each commit (sqlite.org/pragma.html)
-        ("foreign_keys", 1),
-    ])
+    database = peewee.SqliteDatabase(absolute, timeout=patience, pragmas=pragmas)
     try:
         database.connect()
         settings = [database.execute_sql("PRAGMA " + name).fetchone()[0]
@@ -299,7 +383,7 @@ def _connect(path):
     except _STORAGE_ERRORS as error:
         database.close()
         raise CannotOpen("cannot open the database %s: %s" % (path, error))
-    if settings != ["wal", 2]:
+    if ("synchronous", "full") in pragmas and settings != ["wal", 2]:
         database.close()
         raise CannotOpen("the database %s cannot be made durable (journal_mode, synchronous = %s)"
                          % (path, settings))
@@ -308,15 +392,17 @@ def _connect(path):
 
 def _check_schema(database, path):
     """Raises CannotOpen unless the tables are there, with the columns of the models."""
-    try:
-        if not database.table_exists(Account._meta.table_name):
-            raise CannotOpen("the database %s has no tables: create them with: %s"
-                             % (path, _command(path)))
-        columns = {column.name for column in database.get_columns(Account._meta.table_name)}
-    except _STORAGE_ERRORS as error:
-        raise CannotOpen("cannot read the database %s: %s" % (path, error))
-    if columns != set(Account._meta.columns):
-        raise CannotOpen("the table account of %s is not that of this program" % path)
+    for model in TABLES:
+        table = model._meta.table_name
+        try:
+            if not database.table_exists(table):
+                raise CannotOpen("the database %s has no table %s: create it with: %s"
+                                 % (path, table, _command(path)))
+            columns = {column.name for column in database.get_columns(table)}
+        except _STORAGE_ERRORS as error:
+            raise CannotOpen("cannot read the database %s: %s" % (path, error))
+        if columns != set(model._meta.columns):
+            raise CannotOpen("the table %s of %s is not that of this program" % (table, path))
 
 
 def _lock(path):
@@ -339,7 +425,220 @@ def _lock(path):
     return lock
 
 
+# --- the commands of python db.py -----------------------------------------------------------
+# Each is safe while a server runs on the file. They write text to `out`; they raise CannotOpen,
+# CommandFailed, or what SQLite has to say.
+
+class CommandFailed(Exception):
+    """A command was not carried out; the text is one sentence for whoever typed it."""
+
+
+def create(path, out):
+    """Create the tables; safe to run again. A file from before the ledger is upgraded. This is
+    what happens without a command."""
+    create_tables(path)
+    log.info("the tables are ready in %s", path)
+
+
+def show(path, out, nickname):
+    """Print an account."""
+    with _open_to_read(path) as database:
+        _, credits, items = _find(database, nickname)
+    out.write("nickname  %s\ncredits   %s\nitems     %s\n" % (
+        quoted(nickname), credits, printable("%s" % (items,)).replace(",", ", ") or "none"))
+
+
+def history(path, out, nickname):
+    """Print what the ledger has of an account, the oldest row first."""
+    with _open_to_read(path) as database:
+        layout = "%-19s  %-8s  %7s  %9s  %s"
+        id, _, _ = _find(database, nickname)
+        out.write(layout % ("time (UTC)", "what", "price", "credits", "item") + "\n")
+        for when, what, price, credits, item in database.execute_sql(
+                "SELECT time, what, price, credits, item FROM trade WHERE account_id = ? "
+                "ORDER BY id", (id,)):
+            price = "" if what == Trade.OPENING else price
+            line = layout % (when, what, price, credits, item)
+            out.write(printable(line.rstrip()) + "\n")
+
+
+def grant(path, out, nickname, credits):
+    """Give an account credits, or take some with a number below 0. Its player may be logged in:
+    what was granted counts from the next purchase or sale on, and shows with its answer."""
+    with _open(path, TOOL_SECONDS, _DURABLE + _BESIDE_A_SERVER) as database:
+        with database.bind_ctx(TABLES), database.atomic("IMMEDIATE"):
+            id, before, _ = _find(database, nickname)
+            after = before + credits
+            if not 0 <= after <= MAX_CREDITS:
+                raise CommandFailed("%s has %d credits; they can be 0 to %d"
+                                    % (quoted(nickname), before, MAX_CREDITS))
+            Account.update(credits=after).where(Account.id == id).execute()
+            Trade.create(account=id, time=time.strftime(_TIME, time.gmtime()), what=Trade.GRANT,
+                         item="", price=credits, credits=after)
+    out.write("%s has %d credits now\n" % (quoted(nickname), after))
+
+
+def backup(path, out, target):
+    """Write a copy of the database, as it is at one moment, to a new file."""
+    folder = os.path.dirname(os.path.abspath(target))
+    if os.path.lexists(target):
+        raise CommandFailed("%s exists already; a backup overwrites nothing" % target)
+    with _open(path, TOOL_SECONDS, _BESIDE_A_SERVER) as database:
+        progress = Progress(database.connection(), "copying")
+        handle, unfinished = tempfile.mkstemp(".unfinished", os.path.basename(target) + ".", folder)
+        try:
+            database.execute_sql("VACUUM INTO ?", (unfinished,))    # reads one state, locks nobody
+            os.fsync(handle)
+            os.link(unfinished, target)                 # fails where rename would overwrite
+        finally:
+            progress.clear()
+            os.close(handle)
+            os.remove(unfinished)
+    folder = os.open(folder, os.O_RDONLY)
+    os.fsync(folder)                                    # the name, too, outlives a power cut
+    os.close(folder)
+    out.write("%s has %d bytes\n" % (target, os.path.getsize(target)))
+
+
+def verify(path, out):
+    """Check the file, replay the ledger and compare it with every account. The exit status is 1
+    if anything is not as it should be."""
+    with _open_to_read(path) as database:
+        progress = Progress(database.connection(), "checking the file")
+        database.begin()                                # one state of the file, however long
+        accounts, rows = [database.execute_sql("SELECT COUNT(*) FROM " + table).fetchone()[0]
+                          for table in ("account", "trade")]
+        problems = (row[0] for row in database.execute_sql("PRAGMA integrity_check"))
+        found = 0
+        for problem in itertools.chain((problem for problem in problems if problem != "ok"),
+                                       _differences(database, progress, accounts)):
+            found += 1
+            progress.clear()
+            out.write("%s\n" % problem)
+        progress.clear()
+    out.write("%d accounts, %d rows of the ledger: %s\n"
+              % (accounts, rows, "all right" if not found else "%d problems" % found))
+    return 1 if found else 0
+
+
+def _differences(database, progress, total):
+    """Replay the ledger, one account after the other; a sentence for each thing that is wrong."""
+    # Both tables in the order of accounts, each account before its rows. What is no number counts
+    # as 0, to be found wrong instead of being in the way.
+    progress.stage("sorting the ledger")
+    merged = itertools.groupby(database.execute_sql(
+        "SELECT id, 0, nickname, credits, items, 0 FROM account UNION ALL "
+        "SELECT CAST(account_id AS INTEGER), id, what, CAST(credits AS INTEGER), "
+        "CAST(item AS TEXT), CAST(price AS INTEGER) FROM trade ORDER BY 1, 2"),
+        operator.itemgetter(0))
+    for number, (id, rows) in enumerate(merged):
+        progress.advance("replaying the ledger", number, total)
+        _, trade, nickname, credits, items, _ = next(rows)
+        if trade:
+            yield "row %d of the ledger is of account %d, which is not there" % (trade, id)
+        else:
+            for problem in _replay(credits, items, rows):
+                yield "account %s: %s" % (quoted(nickname), problem)
+
+
+def _replay(stored_credits, stored_items, rows):
+    """What is wrong with an account, given its rows of the ledger."""
+    credits, items = None, []
+    for _, id, what, credits_afterwards, item, price in rows:
+        if (what == Trade.OPENING) != (credits is None):
+            yield "row %d of the ledger is %s opening" % (id, "no" if credits is None else "another")
+        if what == Trade.OPENING:
+            credits, items = credits_afterwards, item.split(",") if item else []
+        elif what == Trade.PURCHASE:
+            credits = (credits or 0) - price
+            items.append(item)
+        else:
+            credits = (credits or 0) + price
+            if what == Trade.SALE and item in items:
+                items.remove(item)
+            elif what == Trade.SALE:
+                yield "row %d of the ledger sells %s, which was not owned" % (id, quoted(item))
+        if credits != credits_afterwards:
+            yield ("row %d of the ledger should have %d credits, it has %d"
+                   % (id, credits, credits_afterwards))
+            credits = credits_afterwards
+    if credits is None:
+        yield "it has no row in the ledger"
+    elif stored_credits != credits:
+        yield "it has %s credits, by the ledger it should have %d" % (stored_credits, credits)
+    if stored_items != ",".join(items):
+        yield ("its items are %s, by the ledger they should be %s"
+               % (quoted("%s" % (stored_items,)), quoted(",".join(items))))
+
+
+@contextlib.contextmanager
+def _open_to_read(path):
+    """A connection that stores nothing, not even a setting: the file may be a backup."""
+    with contextlib.closing(_open(path, TOOL_SECONDS, _BESIDE_A_SERVER)) as database:
+        # What others wrote may be no text at all; that is to be told, not to fail on.
+        database.connection().text_factory = lambda data: data.decode("utf-8", "replace")
+        yield database
+
+
+def _find(database, nickname):
+    """The row (id, credits, items as text) of an account."""
+    row = database.execute_sql(_SELECT, (nickname,)).fetchone()
+    if row is None:
+        raise CommandFailed("there is no account %s" % quoted(nickname))
+    return row
+
+
+class Progress(object):
+    """One line on the terminal about a long command; nothing where there is no terminal."""
+
+    def __init__(self, connection, stage):
+        self.is_terminal = sys.stderr.isatty()
+        self.begin = self.drawn = time.time()
+        self.stage(stage)
+        # SQLite calls this out of a long statement; Ctrl-C, too, has its effect then.
+        connection.set_progress_handler(self.draw, 100000)
+
+    def stage(self, text):
+        self.text = text
+        self.draw()
+
+    def advance(self, text, done, total):
+        """Show a bar; to be called for each of many small steps."""
+        if not done % 1000:
+            full = 30 * done // max(total, 1)
+            self.stage("%s [%s%s] %3d %%" % (text, "#" * full, "." * (30 - full),
+                                             100 * done // max(total, 1)))
+
+    def draw(self):
+        now = time.time()
+        if self.is_terminal and now >= self.drawn + 0.1:
+            self.drawn = now
+            sys.stderr.write(str("\r%s %d s\x1b[K" % (self.text, now - self.begin)))
+            sys.stderr.flush()
+
+    def clear(self):
+        if self.is_terminal:
+            sys.stderr.write(str("\r\x1b[K"))
+            sys.stderr.flush()
+
+
 # --- python db.py -----------------------------------------------------------------------------
+
+# What a terminal would take for a command, or show otherwise than it is: control characters, marks
+# that change the direction or are not seen (Unicode, general categories Cc, Zl, Zp and parts of Cf).
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+                          "\ufff9-\ufffb]")
+
+
+def printable(text):
+    """Text for a log or a terminal; what could be taken for more than text is escaped."""
+    return _UNPRINTABLE.sub(lambda match: "\\u%04x" % ord(match.group()), text)
+
+
+def quoted(text):
+    """Any text as one word in quotation marks, which cannot be taken for anything beside it."""
+    return '"%s"' % printable(text.replace("\\", "\\\\").replace('"', '\\"'))
+
 
 def add_database_option(parser):
     """The option that the server has too."""
@@ -355,20 +654,63 @@ def path_name(argument):
     return argument if type(argument) is type("") else argument.decode(sys.getfilesystemencoding())
 
 
-def main(arguments=None):
-    """Create the tables; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Create the shop's tables; safe to run again.")
-    add_database_option(parser)
-    path = parser.parse_args(arguments).database
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+def nickname(argument):
+    """A nickname of the command line, as text."""
     try:
-        create_tables(path)
-    except CannotOpen as error:
+        name = path_name(argument)
+        name.encode("utf-8")
+        return name
+    except UnicodeError:
+        raise argparse.ArgumentTypeError("a nickname is text")
+
+
+COMMANDS = [        # each with its arguments
+    (create, []),
+    (verify, []),
+    (history, [("nickname", nickname, "whose trades")]),
+    (show, [("nickname", nickname, "whose account")]),
+    (backup, [("file", path_name, "the copy; it must not exist")]),
+    (grant, [("nickname", nickname, "whose account"),
+             ("credits", int, "how many; below 0 to take some")]),
+]
+
+
+def main(arguments=None):
+    """Carry out a command; returns the exit status."""
+    common = argparse.ArgumentParser(add_help=False)
+    add_database_option(common)
+    options, rest = common.parse_known_args(arguments)      # where it stands is no matter
+    parser = argparse.ArgumentParser(
+        parents=[common], description="Create the shop's tables, or look after its file. Every "
+        "command may be used while a server runs on the file.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for run, parameters in COMMANDS:
+        command = commands.add_parser(run.__name__, parents=[common], description=run.__doc__,
+                                      help=run.__doc__.split(".")[0].replace("\n   ", ""))
+        for name, kind, meaning in parameters:
+            command.add_argument(name, type=kind, metavar=name.upper(), help=meaning)
+        command.set_defaults(run=run, parameters=[name for name, _, _ in parameters])
+    chosen = parser.parse_args(rest or ["create"])
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    out = io.open(sys.stdout.fileno(), "w", encoding=locale.getpreferredencoding(),
+                  errors="backslashreplace", closefd=False)
+    try:
+        with out:
+            return chosen.run(options.database, out,
+                              *[getattr(chosen, name) for name in chosen.parameters]) or 0
+    except (CannotOpen, CommandFailed) as error:
         log.error("%s", error)
-        return 1
-    log.info("the tables are ready in %s", path)
-    return 0
+    except _STORAGE_ERRORS as error:
+        log.error("%s failed: %s", chosen.run.__name__, error)
+    except EnvironmentError as error:
+        if error.errno != errno.EPIPE:                  # whoever read our output has enough
+            log.error("%s failed: %s", chosen.run.__name__, error.strerror)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT                      # as shells have it
+    return 1
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

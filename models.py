@@ -20,4 +20,25 @@ class Account(peewee.Model):
         table_name = "account"
 
 
-TABLES = [Account]
+class Trade(peewee.Model):
+    """A row of the ledger: one change of an account, stored together with it and never changed.
+
+    Replayed in the order of their ids, an account's rows give its credits and items. Every trade
+    pays for what stands here: an index on `account` would halve the speed of a commit, and a check
+    of `what` costs as much as the whole row, so looking for an account's rows takes time, and wrong
+    ones are for `python db.py verify` to find.
+    """
+    OPENING, PURCHASE, SALE, GRANT = "opening", "purchase", "sale", "grant"
+
+    account = peewee.ForeignKeyField(Account, index=False)
+    time = peewee.DateTimeField()               # of the commit, UTC
+    what = peewee.CharField(max_length=8)
+    item = peewee.TextField()                   # of an opening, all items that were there already
+    price = peewee.IntegerField()               # paid or got for the item; the credits of a grant
+    credits = peewee.IntegerField(constraints=[peewee.Check("credits >= 0")])       # afterwards
+
+    class Meta(object):
+        table_name = "trade"
+
+
+TABLES = [Account, Trade]

@@ -148,7 +148,7 @@ class LineReader(object):
 
     def has_line(self):
         """Whether `next_line` has something to say."""
-        return bool(self._lines) or len(self._tail) > MAX_LINE
+        return self._lines != [] or len(self._tail) > MAX_LINE
 
 
 def _line_too_long():
@@ -174,8 +174,8 @@ def _bounded_int(digits):
     return int(digits)
 
 
-_decode_json = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite_float,
-                                parse_int=_bounded_int).decode
+_read_json = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite_float,
+                              parse_int=_bounded_int).raw_decode
 _encode_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 # UTF-8 never encodes U+D800 to U+DFFF (RFC 3629, section 3), but the decoder of 2.7 accepts it.
@@ -186,12 +186,15 @@ def _decode(line):
     """The JSON value of a line. Raises ValueError for anything else."""
     if _encoded_surrogate(line):
         raise ValueError("not UTF-8")
+    text = line.decode("utf-8").strip(" \t\r\n")        # what JSON has for white space
     try:
-        value = _decode_json(line.decode("utf-8"))
+        value, end = _read_json(text)
     except RuntimeError:                # RecursionError is one; 2.7 has no other name for it
         raise ValueError("nested too deep")
+    if end < len(text):
+        raise ValueError("more than one value")
     # How deep an interpreter can go differs from one version to the next; the wire should not.
-    if line.count(b"[") + line.count(b"{") > MAX_DEPTH and _is_deep(value):
+    if len(text) > MAX_DEPTH and text.count("[") + text.count("{") > MAX_DEPTH and _is_deep(value):
         raise ValueError("nested too deep")
     return value
 

@@ -384,15 +384,16 @@ class Server(object):
 
     def settle(self, connection):
         """Decide what a connection does next, and wait for that."""
-        if connection.has_turn():
-            self.backlog[connection] = None
-        elif connection.phase is Phase.OPEN and not connection.lines.has_line() \
-                and (connection.input_ended or self.stopping):
-            self.finish(connection)
-        if connection.phase is Phase.FINISHING and not connection.output:
-            self.linger(connection)
-        if connection.phase is Phase.LINGERING and connection.input_ended:
-            self.drop(connection)
+        if connection.phase is Phase.OPEN:
+            if connection.has_turn():
+                self.backlog[connection] = None
+            elif (connection.input_ended or self.stopping) and not connection.lines.has_line():
+                self.finish(connection)
+        if connection.phase is not Phase.OPEN:
+            if connection.phase is Phase.FINISHING and not connection.output:
+                self.linger(connection)
+            if connection.phase is Phase.LINGERING and connection.input_ended:
+                self.drop(connection)
         if connection.phase is not Phase.CLOSED:
             self.watch(connection)
 

@@ -41,6 +41,12 @@ def environment(**variables):
     return clean
 
 
+def audit(path):
+    """Hold the ledger of a file against its accounts, as `python db.py verify` does."""
+    out = io.StringIO()
+    assert db.verify(path, out) == 0, out.getvalue()
+
+
 class Peer(object):
     """A client that sends any bytes and reads lines."""
 

@@ -6,12 +6,13 @@ steps that lead to it.
 """
 from __future__ import unicode_literals
 
+import io
 import os
 import shutil
 import sqlite3
 import tempfile
 
-from conftest import Peer, Ticker, reason
+from conftest import Peer, Ticker, audit, reason
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -93,7 +94,16 @@ class Sessions(RuleBasedStateMachine):
             peer, connection = self.clients.pop(client)
             leave(peer)
             self.ticker.until(lambda: connection not in self.ticker.server.connections)
-            self.model.logins.pop(client, None)
+            self.model.logout(client)
+
+    @rule(nickname=NICKNAMES, credits=st.sampled_from([1, 40, 500, -25, -1]))
+    def grant(self, nickname, credits):
+        """From the command line, while the player may be logged in."""
+        before, _ = self.model.accounts.get(nickname, (0, []))
+        if nickname in self.model.accounts and not self.model.broken and before + credits >= 0:
+            db.grant(self.path, io.StringIO(), nickname, credits)
+            self.model.grant(nickname, credits)
+            self.totals[nickname] += credits
 
     @rule()
     def break_or_repair_the_storage(self):
@@ -104,6 +114,7 @@ class Sessions(RuleBasedStateMachine):
     def restart(self):
         self.ticker.close()
         self.model.logins.clear()
+        self.model.stale.clear()
         self.start()
 
     @invariant()
@@ -121,6 +132,7 @@ class Sessions(RuleBasedStateMachine):
         if hasattr(self, "ticker"):
             self.ticker.close()
             self.outside.close()
+            audit(self.path)
             shutil.rmtree(self.directory)
 
 

@@ -103,9 +103,11 @@ def test_what_needs_a_login(ticker):
     assert ticker.call(peer, "ping")["result"] == "pong"
 
 
-def test_refusals_become_replies(ticker):
-    bob, connection = ticker.client("bob")
-    connection.account.credits = ITEMS[CHEAP]
+def test_refusals_become_replies(ticker, database):
+    with sqlite3.connect(database) as outside:
+        outside.execute("INSERT INTO account (nickname, credits, items) VALUES ('bob', ?, '')",
+                        (ITEMS[CHEAP],))
+    bob, _ = ticker.client("bob")
     expected = [
         ("login", {"nickname": "ann"}, 1002, {"reason": "already_logged_in"}),
         ("login", {"nickname": "bob"}, 1002, {"reason": "already_logged_in"}),

@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 
-from conftest import PATIENCE, Peer, Program, reason, request, wait_for
+from conftest import PATIENCE, Peer, Program, audit, reason, request, wait_for
 from model import Model
 
 import protocol
@@ -516,6 +516,9 @@ def main():
 
             try:
                 counted = fault(start, random.Random(seed), size)
+                for program in programs:
+                    program.kill()
+                audit(programs[-1].database)
             except (Finding, AssertionError, ValueError, LookupError) as finding:
                 print("\n%s, seed %d: %s: %s" % (name, seed, type(finding).__name__, finding))
                 print("again: python tests/torture.py --only %s --seed %d" % (name, seed))
