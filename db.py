@@ -282,8 +282,7 @@ class Shop(object):
             if "decode" in repr(error):         # sqlite3 has no class of its own for broken text
                 raise UnusableRow()
             raise
-        if row is not None and not (isinstance(row[1], int) and 0 <= row[1] <= MAX_CREDITS
-                                    and isinstance(row[2], type(""))):
+        if row is not None and not _is_usable(row):
             raise UnusableRow()
         return row
 
@@ -302,6 +301,11 @@ class Shop(object):
         if self._failed_commits:
             log.warning("storage works again after %d failures", self._failed_commits)
             self._failed_commits = 0
+
+
+def _is_usable(row):
+    _, credits, items = row
+    return isinstance(credits, int) and 0 <= credits <= MAX_CREDITS and isinstance(items, type(""))
 
 
 def _unknown_item():
@@ -445,7 +449,7 @@ def show(path, out, nickname):
     with _open_to_read(path) as database:
         _, credits, items = _find(database, nickname)
     out.write("nickname  %s\ncredits   %s\nitems     %s\n" % (
-        quoted(nickname), credits, printable("%s" % (items,)).replace(",", ", ") or "none"))
+        quoted(nickname), credits, printable(items).replace(",", ", ") or "none"))
 
 
 def history(path, out, nickname):
@@ -465,7 +469,7 @@ def history(path, out, nickname):
 def grant(path, out, nickname, credits):
     """Give an account credits, or take some with a number below 0. Its player may be logged in:
     what was granted counts from the next purchase or sale on, and shows with its answer."""
-    with _open(path, TOOL_SECONDS, _DURABLE + _BESIDE_A_SERVER) as database:
+    with contextlib.closing(_open(path, TOOL_SECONDS, _DURABLE + _BESIDE_A_SERVER)) as database:
         with database.bind_ctx(TABLES), database.atomic("IMMEDIATE"):
             id, before, _ = _find(database, nickname)
             after = before + credits
@@ -483,7 +487,7 @@ def backup(path, out, target):
     folder = os.path.dirname(os.path.abspath(target))
     if os.path.lexists(target):
         raise CommandFailed("%s exists already; a backup overwrites nothing" % target)
-    with _open(path, TOOL_SECONDS, _BESIDE_A_SERVER) as database:
+    with contextlib.closing(_open(path, TOOL_SECONDS, _BESIDE_A_SERVER)) as database:
         progress = Progress(database.connection(), "copying")
         handle, unfinished = tempfile.mkstemp(".unfinished", os.path.basename(target) + ".", folder)
         try:
@@ -527,7 +531,8 @@ def _differences(database, progress, total):
     # as 0, to be found wrong instead of being in the way.
     progress.stage("sorting the ledger")
     merged = itertools.groupby(database.execute_sql(
-        "SELECT id, 0, nickname, credits, items, 0 FROM account UNION ALL "
+        "SELECT id, 0, nickname, credits, "
+        "CASE typeof(items) WHEN 'text' THEN items ELSE quote(items) END, 0 FROM account UNION ALL "
         "SELECT CAST(account_id AS INTEGER), id, what, CAST(credits AS INTEGER), "
         "CAST(item AS TEXT), CAST(price AS INTEGER) FROM trade ORDER BY 1, 2"),
         operator.itemgetter(0))
@@ -568,7 +573,7 @@ def _replay(stored_credits, stored_items, rows):
         yield "it has %s credits, by the ledger it should have %d" % (stored_credits, credits)
     if stored_items != ",".join(items):
         yield ("its items are %s, by the ledger they should be %s"
-               % (quoted("%s" % (stored_items,)), quoted(",".join(items))))
+               % (quoted(stored_items), quoted(",".join(items))))
 
 
 @contextlib.contextmanager
@@ -585,6 +590,9 @@ def _find(database, nickname):
     row = database.execute_sql(_SELECT, (nickname,)).fetchone()
     if row is None:
         raise CommandFailed("there is no account %s" % quoted(nickname))
+    if not _is_usable(row):
+        raise CommandFailed("the row of account %s cannot be used; verify tells more"
+                            % quoted(nickname))
     return row
 
 
@@ -593,27 +601,26 @@ class Progress(object):
 
     def __init__(self, connection, stage):
         self.is_terminal = sys.stderr.isatty()
-        self.begin = self.drawn = time.time()
+        self.begin = time.time()
         self.stage(stage)
         # SQLite calls this out of a long statement; Ctrl-C, too, has its effect then.
         connection.set_progress_handler(self.draw, 100000)
 
     def stage(self, text):
+        """Say what begins."""
         self.text = text
         self.draw()
 
     def advance(self, text, done, total):
         """Show a bar; to be called for each of many small steps."""
-        if not done % 1000:
+        if not done % 5000:
             full = 30 * done // max(total, 1)
             self.stage("%s [%s%s] %3d %%" % (text, "#" * full, "." * (30 - full),
                                              100 * done // max(total, 1)))
 
     def draw(self):
-        now = time.time()
-        if self.is_terminal and now >= self.drawn + 0.1:
-            self.drawn = now
-            sys.stderr.write(str("\r%s %d s\x1b[K" % (self.text, now - self.begin)))
+        if self.is_terminal:
+            sys.stderr.write(str("\r%s %d s\x1b[K" % (self.text, time.time() - self.begin)))
             sys.stderr.flush()
 
     def clear(self):

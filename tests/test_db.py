@@ -2,14 +2,19 @@
 """db.py on real SQLite files, with real faults: locks, full disks, rows changed from outside."""
 from __future__ import unicode_literals
 
+import contextlib
+import fcntl
+import io
 import logging
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
 
+import pexpect
 import pytest
-from conftest import ROOT, environment
+from conftest import PATIENCE, ROOT, audit, environment
 
 import db
 from constants import CREDITS_RANGE, ITEMS, MAX_NICKNAME
@@ -399,9 +404,398 @@ def test_a_name_that_looks_like_a_uri_is_a_name(directory):
     assert os.path.exists(os.path.join(directory, "file:x.db"))
 
 
-
 @pytest.mark.parametrize("path", ["no/such/directory.db", ".", "\u0436/\u0436.db"])
 def test_the_command_says_in_one_line_why_it_cannot(directory, path):
     status, out, err = run("--database", path, cwd=directory, LC_ALL="C.UTF-8")
     assert (status, out) == (1, "")
     assert err.startswith("cannot ") and err.count("\n") == 1 and path in err
+
+
+# --- the ledger ---------------------------------------------------------------------------------
+
+def ledger(outside, nickname="bob"):
+    return outside.execute(
+        "SELECT what, item, price, trade.credits FROM trade JOIN account ON account.id = account_id "
+        "WHERE nickname = ? ORDER BY trade.id", (nickname,)).fetchall()
+
+
+def test_every_change_is_a_row_of_the_ledger(shop, outside, database):
+    account, _ = shop.login("bob")
+    first = account.credits = ITEMS["sword"] + ITEMS[CHEAP]
+    shop._ledger[0] = shop._ledger[0][:4] + (first,)    # it is random
+    for item in ("sword", CHEAP):
+        shop.buy(account, item)
+    shop.sell(account, "sword")
+    refused(shop.sell, account, "sword")
+    refused(shop.buy, account, "horse")
+    assert ledger(outside) == []                        # not before the commit
+    begin = outside.execute("SELECT datetime('now')").fetchone()
+    assert not shop.commit()
+    assert ledger(outside) == [
+        ("opening", "", 0, first), ("purchase", "sword", ITEMS["sword"], ITEMS[CHEAP]),
+        ("purchase", CHEAP, ITEMS[CHEAP], 0), ("sale", "sword", ITEMS["sword"], ITEMS["sword"])]
+    end = outside.execute("SELECT datetime('now')").fetchone()
+    assert begin <= outside.execute("SELECT MIN(time) FROM trade").fetchone() <= end
+    shop.buy(account, "sword")                          # in a commit of its own
+    shop.sell(account, "sword")
+    assert not shop.commit()
+    assert len(ledger(outside)) == 6 and rows(outside) == [("bob", ITEMS["sword"], CHEAP)]
+    audit(database)
+    assert (shop.commits, shop.trades, shop.largest_batch) == (2, 5, 4)
+
+
+@pytest.mark.parametrize("fault", [lock, fill_disk, make_read_only])
+def test_what_was_not_stored_is_not_in_the_ledger(shop, outside, fault, database):
+    account = open_account(shop, credits=None)
+    before = ledger(outside)
+    recover = fault(outside, shop)
+    new = [shop.login("new %d %s" % (n, "x" * 200))[0] for n in range(50)]
+    item = CHEAP
+    shop.buy(account, item)
+    assert len(shop.commit()) == 51
+    recover()
+    assert not shop.commit()
+    assert ledger(outside) == before and all(one.id is None for one in new)
+    assert outside.execute("SELECT COUNT(*) FROM trade").fetchone() == (1,)
+    shop.buy(account, item)
+    assert not shop.commit()
+    audit(database)
+
+
+def test_the_ledger_has_nothing_of_an_account_that_failed(shop, outside):
+    ann, bob = [open_account(shop, name) for name in ("ann", "bob")]
+    new, _ = shop.login("new")
+    outside.execute("UPDATE account SET credits = credits + 1 WHERE nickname = 'bob'")
+    outside.execute("INSERT INTO account (nickname, credits, items) VALUES ('new', ?, '')",
+                    (new.credits,))                     # the very row that was to be written
+    shop.buy(ann, CHEAP)
+    shop.buy(bob, CHEAP)
+    assert shop.commit() == frozenset([bob, new])
+    assert [len(ledger(outside, name)) for name in ("ann", "bob", "new")] == [2, 1, 0]
+
+
+def test_what_was_granted_meanwhile_is_spent(shop, outside, database):
+    """A player who cannot afford it is not refused by what the server remembers."""
+    account = open_account(shop)
+    grant(database, "bob", 5000)
+    for item in ITEMS:
+        try:
+            shop.buy(account, item)
+            assert not shop.commit() or item == CHEAP
+        except db.Refusal as refusal:
+            assert refusal.reason == "item_already_owned"
+    shop.buy(account, CHEAP)
+    assert not shop.commit()
+    assert sorted(account.items) == sorted(ITEMS)
+    audit(database)
+
+
+def grant(path, nickname, credits):
+    db.grant(path, io.StringIO(), nickname, credits)
+
+
+# --- python db.py: upgrade ------------------------------------------------------------------------
+
+OLD_SCHEMA = """
+    CREATE TABLE account (id INTEGER NOT NULL PRIMARY KEY, nickname VARCHAR(255) NOT NULL,
+                          credits INTEGER NOT NULL CHECK (credits >= 0), items TEXT NOT NULL);
+    CREATE UNIQUE INDEX account_nickname ON account (nickname);
+    INSERT INTO account (nickname, credits, items) VALUES ('ann', 240, 'torch,sword');
+    INSERT INTO account (nickname, credits, items) VALUES ('bob', 0, '');
+"""
+
+
+@pytest.fixture
+def old_database(directory):
+    """A file from before the ledger."""
+    path = os.path.join(directory, "lavka.db")
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(OLD_SCHEMA)
+    return path
+
+
+def test_a_file_from_before_the_ledger_is_upgraded(old_database, directory, outside_of):
+    with pytest.raises(db.CannotOpen) as caught:
+        db.Shop(old_database)
+    assert "python db.py" in str(caught.value)
+    for _ in range(2):                                  # the second time, nothing happens
+        assert run(cwd=directory) == (0, "", "the tables are ready in lavka.db\n")
+        outside = outside_of(old_database)
+        assert rows(outside) == [("ann", 240, "torch,sword"), ("bob", 0, "")]
+        assert ledger(outside, "ann") == [("opening", "torch,sword", 0, 240)]
+        assert ledger(outside, "bob") == [("opening", "", 0, 0)]
+    shop = db.Shop(old_database)
+    account, created = shop.login("ann")
+    shop.sell(account, "torch")
+    assert not shop.commit() and not created
+    shop.close()
+    audit(old_database)
+
+
+@pytest.fixture
+def outside_of():
+    opened = []
+
+    def connect(path):
+        opened.append(sqlite3.connect(path, isolation_level=None))
+        return opened[-1]
+
+    yield connect
+    for connection in opened:
+        connection.close()
+
+
+def test_no_upgrade_under_a_server_that_keeps_no_ledger(old_database, directory, outside_of):
+    with open(old_database + ".lock", "ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        status, _, err = run(cwd=directory)
+        assert status == 1 and "another server" in err and err.count("\n") == 1
+    tables = outside_of(old_database).execute("SELECT name FROM sqlite_master").fetchall()
+    assert ("trade",) not in tables
+
+
+# --- python db.py COMMAND -------------------------------------------------------------------------
+
+@pytest.fixture
+def played(shop, outside, database):
+    """A file on which a shop is open, and ann has traded and bob has not."""
+    outside.execute("INSERT INTO account (nickname, credits, items) VALUES ('ann', 500, '')")
+    outside.execute("INSERT INTO trade (account_id, time, what, item, price, credits) "
+                    "VALUES (1, '2026-01-02 03:04:05', 'opening', '', 0, 500)")
+    account, _ = shop.login("ann")
+    shop.buy(account, "sword")
+    shop.buy(account, CHEAP)
+    shop.commit()
+    shop.sell(account, "sword")
+    shop.commit()
+    shop.account = account
+    open_account(shop)
+    audit(database)
+    return shop
+
+
+def test_show(played, directory):
+    assert run("show", "ann", cwd=directory) == (
+        0, 'nickname  "ann"\ncredits   475\nitems     %s\n' % CHEAP, "")
+    assert "items     none\n" in run("show", "bob", cwd=directory)[1]
+
+
+def test_history(played, directory):
+    status, out, err = run("history", "ann", cwd=directory)
+    lines = out.splitlines()
+    assert (status, err) == (0, "")
+    assert lines[:2] == ["time (UTC)           what        price    credits  item",
+                         "2026-01-02 03:04:05  opening                  500"]
+    assert [line.split()[2:] for line in lines[2:]] == [
+        ["purchase", "200", "300", "sword"], ["purchase", "25", "275", "potion"],
+        ["sale", "200", "475", "sword"]]
+
+
+@pytest.mark.parametrize("command", [("show",), ("history",), ("grant", "5")])
+def test_nobody_of_that_name(played, directory, command):
+    arguments = [command[0], "no\x1b[31mbody"] + list(command[1:])
+    assert run(*arguments, cwd=directory) == (1, "", 'there is no account "no\\u001b[31mbody"\n')
+
+
+@pytest.mark.parametrize("damage", ["credits = 'many'", "items = x'00ff'"])
+def test_a_row_that_cannot_be_used(played, outside, directory, damage):
+    outside.execute("UPDATE account SET %s WHERE nickname = 'ann'" % damage)
+    for command in (["show", "ann"], ["grant", "ann", "5"]):
+        assert run(*command, cwd=directory) == (
+            1, "", 'the row of account "ann" cannot be used; verify tells more\n')
+
+
+def test_a_nickname_is_shown_so_that_it_is_no_command(shop, directory):
+    nickname = "\x1b[31m\n\u202eБоб\"\\ \x9b1m"
+    open_account(shop, nickname)
+    status, out, _ = run("show", "--", nickname, cwd=directory, LC_ALL="C.UTF-8")
+    assert status == 0 and out.count("\n") == 3
+    assert 'nickname  "\\u001b[31m\\u000a\\u202eБоб\\"\\\\ \\u009b1m"\n' in out
+
+
+def test_a_grant_to_a_player_who_is_logged_in(played, directory, database, outside):
+    assert run("grant", "ann", "100", cwd=directory) == (0, '"ann" has 575 credits now\n', "")
+    assert run("grant", "ann", "-75", cwd=directory) == (0, '"ann" has 500 credits now\n', "")
+    played.buy(played.account, "sword")
+    assert played.commit() == frozenset([played.account])       # once
+    played.buy(played.account, "sword")
+    assert not played.commit()
+    assert ledger(outside, "ann")[-3:] == [
+        ("grant", "", 100, 575), ("grant", "", -75, 500), ("purchase", "sword", 200, 300)]
+    audit(database)
+
+
+@pytest.mark.parametrize("credits", [-476, 2 ** 63 - 475])
+def test_a_grant_that_cannot_be(played, directory, outside, credits):
+    before = rows(outside), ledger(outside, "ann")
+    status, out, err = run("grant", "ann", "%d" % credits, cwd=directory)
+    assert (status, out, err.count("\n")) == (1, "", 1) and "475 credits" in err
+    assert (rows(outside), ledger(outside, "ann")) == before
+
+
+@pytest.mark.parametrize("arguments", [
+    ("grant", "ann"), ("grant", "ann", "many"), ("history",), ("steal", "ann"), ("backup", "")])
+def test_wrong_arguments(played, directory, arguments):
+    status, _, err = run(*arguments, cwd=directory)
+    assert status == 2 and err.startswith("usage: db.py")
+
+
+def test_the_file_may_be_named_before_and_after_the_command(played, directory):
+    for arguments in (["--database", "lavka.db", "verify"], ["verify", "--database=lavka.db"]):
+        assert run(*arguments, cwd=directory)[0] == 0
+        assert run(*[word.replace("lavka", "none") for word in arguments], cwd=directory) == (
+            1, "", "there is no database none.db: create it with: "
+            "python db.py --database none.db\n")
+
+
+def test_each_command_is_described(directory):
+    for command in ("create", "verify", "history", "show", "backup", "grant"):
+        assert "  %s " % command in run("--help", cwd=directory)[1]
+        assert len(run(command, "--help", cwd=directory)[1].splitlines()) > 5
+
+
+DAMAGE = [
+    ("UPDATE account SET credits = 999 WHERE nickname = 'ann'",
+     'account "ann": it has 999 credits, by the ledger it should have 475'),
+    ("UPDATE account SET items = 'horse' WHERE nickname = 'ann'",
+     'account "ann": its items are "horse", by the ledger they should be "potion"'),
+    ("UPDATE account SET credits = 'many' WHERE nickname = 'ann'", "it has many credits"),
+    ("UPDATE account SET items = x'00ff' WHERE nickname = 'ann'", "its items are"),
+    ("UPDATE account SET items = CAST(x'ff' AS TEXT) WHERE nickname = 'ann'", "its items are"),
+    ("INSERT INTO account (nickname, credits, items) VALUES ('eve', 7, '')",
+     'account "eve": it has no row in the ledger'),
+    ("DELETE FROM account WHERE nickname = 'ann'", "is of account 1, which is not there"),
+    ("DELETE FROM trade WHERE id = 1", "row 2 of the ledger is no opening"),
+    ("DELETE FROM trade WHERE id = 2", "row 4 of the ledger sells \"sword\", which was not owned"),
+    ("DELETE FROM trade WHERE id = 3", "row 4 of the ledger should have 500 credits, it has 475"),
+    ("DELETE FROM trade WHERE id = 4", "it has 475 credits, by the ledger it should have 275"),
+    ("UPDATE trade SET price = 1 WHERE id = 2", "row 2 of the ledger should have 499 credits"),
+    ("UPDATE trade SET price = 'x' WHERE id = 2", "row 2 of the ledger should have 500 credits"),
+    ("UPDATE trade SET item = 'bow' WHERE id = 2", "its items are"),
+    ("UPDATE trade SET what = 'opening' WHERE id = 2", "row 2 of the ledger is another opening"),
+    ("UPDATE trade SET account_id = 'x' WHERE id = 2", "is of account 0, which is not there"),
+    ("UPDATE trade SET account_id = 2 WHERE id = 4", "row 4 of the ledger"),
+    # The order of the items is part of the account.
+    ("UPDATE account SET items = 'sword,potion' WHERE nickname = 'bob'", 'account "bob": its items'),
+]
+
+
+@pytest.mark.parametrize("damage, says", DAMAGE)
+def test_verify_finds(played, outside, directory, damage, says):
+    assert run("verify", cwd=directory) == (0, "2 accounts, 5 rows of the ledger: all right\n", "")
+    outside.execute(damage)
+    status, out, err = run("verify", cwd=directory)
+    assert (status, err) == (1, "") and says in out and "rows of the ledger: " in out
+    assert out.splitlines()[-1].endswith("%d problems" % (out.count("\n") - 1))
+
+
+def test_verify_finds_the_order_of_items(played, outside, directory):
+    played.buy(played.account, "torch")
+    assert not played.commit()
+    outside.execute("UPDATE account SET items = 'torch,potion' WHERE nickname = 'ann'")
+    status, out, _ = run("verify", cwd=directory)
+    assert status == 1 and '"torch,potion", by the ledger they should be "potion,torch"' in out
+
+
+def test_verify_finds_a_damaged_file(database, directory):
+    shop = db.Shop(database)
+    for number in range(200):
+        shop.login("player %d" % number)
+    shop.commit()
+    shop.close()
+    with open(database, "r+b") as file:
+        size = len(file.read())
+        file.seek(size // 2)
+        file.write(b"\xff" * (size // 4))
+    status, out, err = run("verify", cwd=directory)
+    assert status == 1 and "Traceback" not in err and (out + err).count("\n") >= 1
+
+
+def test_a_backup(played, directory, database):
+    copy = os.path.join(directory, "copy.db")
+    status, out, err = run("backup", copy, cwd=directory)
+    assert (status, out, err) == (0, "%s has %d bytes\n" % (copy, os.path.getsize(copy)), "")
+    played.buy(played.account, "torch")                 # is not in it
+    assert not played.commit()
+    with open(copy, "rb") as file:
+        before = file.read()
+    assert run("verify", "--database", copy, cwd=directory) == (
+        0, "2 accounts, 5 rows of the ledger: all right\n", "")
+    with open(copy, "rb") as file:
+        assert file.read() == before                    # to look at it changes nothing
+    assert sorted(os.listdir(directory)) == [
+        "copy.db", "lavka.db", "lavka.db-shm", "lavka.db-wal", "lavka.db.lock"]
+    status, out, err = run("backup", copy, cwd=directory)
+    assert (status, out) == (1, "") and "exists already" in err and err.count("\n") == 1
+    with open(copy, "rb") as file:
+        assert file.read() == before
+    restored = db.Shop(copy)
+    assert not restored.login("ann")[1]
+    restored.close()
+
+
+def test_a_backup_that_cannot_be_written(played, directory):
+    before = sorted(os.listdir(directory))
+    status, out, err = run("backup", "no/such/directory.db", cwd=directory)
+    assert (status, out, err.count("\n")) == (1, "", 1) and "No such file" in err
+    assert sorted(os.listdir(directory)) == before
+
+
+def test_a_reader_that_has_enough(played, directory):
+    """`python db.py history ann | head -1` ends without a word."""
+    process = subprocess.Popen([sys.executable, os.path.join(ROOT, "db.py"), "history", "ann"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=directory,
+                               env=environment())
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    process.wait()
+
+
+def fill(outside, number):
+    """Open many accounts."""
+    outside.execute("BEGIN")
+    outside.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d) "
+                    "INSERT INTO account SELECT i, 'player ' || i, 100, '' FROM n" % number)
+    outside.execute("INSERT INTO trade SELECT id, id, '2026-01-02 03:04:05', 'opening', '', 0, 100 "
+                    "FROM account")
+    outside.execute("COMMIT")
+
+
+def on_a_terminal(directory, *arguments):
+    terminal = pexpect.spawn(sys.executable, [os.path.join(ROOT, "db.py")] + list(arguments),
+                             cwd=directory, env=environment(TERM="xterm"), encoding="utf-8",
+                             timeout=PATIENCE)
+    terminal.delaybeforesend = None
+    return terminal
+
+
+def test_a_long_command_shows_on_a_terminal_how_far_it_is(outside, directory):
+    fill(outside, 20000)
+    terminal = on_a_terminal(directory, "verify")
+    for percent in (0, 25, 50, 75):
+        terminal.expect(r"replaying the ledger \[#{%d}[.]+\] +%d %% \d s"
+                        % (30 * percent // 100, percent))
+    terminal.expect("\r\x1b.K20000 accounts, 20000 rows of the ledger: all right\r\n")
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+    assert terminal.exitstatus == 0
+
+
+def test_ctrl_c_ends_a_long_command_quietly(outside, directory):
+    fill(outside, 300000)
+    before = sorted(os.listdir(directory))
+    for command in (["verify"], ["backup", os.path.join(directory, "copy.db")]):
+        terminal = on_a_terminal(directory, *command)
+        terminal.expect("checking the file|copying")
+        terminal.sendintr()
+        terminal.expect(pexpect.EOF)
+        terminal.close()
+        assert "Traceback" not in terminal.before
+        if terminal.exitstatus == 0:                    # it was faster; then it is whole
+            assert command[0] == "backup"
+            audit(command[1])
+            os.remove(command[1])
+        else:
+            assert terminal.exitstatus in (1, 130) or terminal.signalstatus == signal.SIGINT
+        assert sorted(os.listdir(directory)) == before
