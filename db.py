@@ -488,16 +488,15 @@ def backup(path, out, target):
     if os.path.lexists(target):
         raise CommandFailed("%s exists already; a backup overwrites nothing" % target)
     with contextlib.closing(_open(path, TOOL_SECONDS, _BESIDE_A_SERVER)) as database:
-        progress = Progress(database.connection(), "copying")
         handle, unfinished = tempfile.mkstemp(".unfinished", os.path.basename(target) + ".", folder)
         try:
-            database.execute_sql("VACUUM INTO ?", (unfinished,))    # reads one state, locks nobody
-            os.fsync(handle)
+            with Progress(database.connection(), "copying"):
+                database.execute_sql("VACUUM INTO ?", (unfinished,))    # of one state; locks nobody
+                os.fsync(handle)
             os.link(unfinished, target)                 # fails where rename would overwrite
         finally:
-            progress.clear()
-            os.close(handle)
             os.remove(unfinished)
+            os.close(handle)
     folder = os.open(folder, os.O_RDONLY)
     os.fsync(folder)                                    # the name, too, outlives a power cut
     os.close(folder)
@@ -507,8 +506,8 @@ def backup(path, out, target):
 def verify(path, out):
     """Check the file, replay the ledger and compare it with every account. The exit status is 1
     if anything is not as it should be."""
-    with _open_to_read(path) as database:
-        progress = Progress(database.connection(), "checking the file")
+    with _open_to_read(path) as database, \
+            Progress(database.connection(), "checking the file") as progress:
         database.begin()                                # one state of the file, however long
         accounts, rows = [database.execute_sql("SELECT COUNT(*) FROM " + table).fetchone()[0]
                           for table in ("account", "trade")]
@@ -519,7 +518,6 @@ def verify(path, out):
             found += 1
             progress.clear()
             out.write("%s\n" % problem)
-        progress.clear()
     out.write("%d accounts, %d rows of the ledger: %s\n"
               % (accounts, rows, "all right" if not found else "%d problems" % found))
     return 1 if found else 0
@@ -605,6 +603,12 @@ class Progress(object):
         self.stage(stage)
         # SQLite calls this out of a long statement; Ctrl-C, too, has its effect then.
         connection.set_progress_handler(self.draw, 100000)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.clear()
 
     def stage(self, text):
         """Say what begins."""
