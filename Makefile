@@ -10,7 +10,7 @@ PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 # would end it, since nobody here could continue it.
 IN_FRONT = if [ -t 0 ]; then set -m; trap '' TSTP; fi; in_front() { "$$@" || [ $$? -eq 130 ]; }
 
-.PHONY: play server client test test-all torture clean
+.PHONY: play server client stats test test-all torture clean
 
 play: .venv/play                ## tables, a server in the background, the client in front
 	@$(PY) db.py
@@ -35,6 +35,9 @@ server: .venv/play              ## a server in front; Ctrl-C stops it
 
 client: .venv/play              ## a client, for as many terminals as you like
 	@$(IN_FRONT); in_front $(PY) client.py
+
+stats: .venv/play               ## what the server counts
+	@$(PY) client.py --stats
 
 test: .venv/test                ## the suite, on this Python
 	$(PY) -m pytest -q tests

@@ -1,7 +1,7 @@
 # -*- coding: utf-8 -*-
 """The client: a blocking connection to the server, and the console that a player types into.
 
-    python client.py [--host HOST] [--port PORT]
+    python client.py [--host HOST] [--port PORT] [--tls [--ca FILE]] [--stats]
 """
 from __future__ import unicode_literals
 
@@ -11,12 +11,14 @@ if __name__ == "__main__":      # Ctrl-C is quiet from the first moment, and not
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
+import contextlib
 import errno
 import itertools
 import locale
 import os
 import re
 import socket
+import ssl
 import sys
 import time
 from enum import Enum
@@ -40,19 +42,25 @@ class ServerGone(Exception):
 class Client(object):
     """A blocking connection to the server; use it with `with`, or `close` it.
 
-    Each method waits at most `timeout` seconds. It raises `protocol.RpcError` when the server
+    With `tls`, an ssl.SSLContext, it is encrypted, and the server proves that it is `host`. Each method waits at most `timeout` seconds. It raises `protocol.RpcError` when the server
     refuses, and `ServerGone` when no answer comes, or none that makes sense; the connection is
     closed then, so that no later call can take an earlier call's answer for its own.
     """
 
-    def __init__(self, host=HOST, port=PORT, timeout=ANSWER_SECONDS):
-        self.address = "%s:%s" % (host, port)
+    def __init__(self, host=HOST, port=PORT, timeout=ANSWER_SECONDS, tls=None):
+        self.address = protocol.address(host, port)
         self.timeout = timeout
         self._ids = itertools.count(1)
         self._lines = protocol.LineReader()
         try:
             self._sock = socket.create_connection((host, port), timeout)
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if tls:
+                with contextlib.closing(self._sock) as plain:   # which then has given up its own
+                    self._sock = tls.wrap_socket(plain, server_hostname=host)
+        except (ssl.SSLError, ssl.CertificateError) as error:
+            reason = getattr(error, "verify_message", "") or getattr(error, "reason", "") or error
+            raise ServerGone("TLS with %s failed: %s." % (self.address, reason))
         except (socket.error, UnicodeError) as error:   # UnicodeError: a host name that is none
             reason = getattr(error, "strerror", "this is no host name") or "no answer"
             raise ServerGone("There is no server at %s: %s." % (self.address, reason))
@@ -87,6 +95,10 @@ class Client(object):
         """Free the nickname; the connection stays. True."""
         return self._call("logout", {}, _read_anything)
 
+    def stats(self):
+        """What the server counts, by name; only a server on this very machine tells."""
+        return self._call("stats", {}, _read_stats)
+
     def _call(self, method, params, read):
         """One request and its answer, as `read` makes it of the result."""
         result = error = None
@@ -101,9 +113,9 @@ class Client(object):
             if answer_id != id and (error is None or answer_id is not None):
                 raise ValueError("the answer to something else")
             answered = answer_id == id      # else an error that ends the connection: server_full
-        except socket.timeout:
-            raise ServerGone("The server has not answered for %g seconds." % self.timeout)
-        except socket.error:
+        except socket.error as error:
+            if isinstance(error, socket.timeout) or "timed out" in str(error):      # 2.7, with TLS
+                raise ServerGone("The server has not answered for %g seconds." % self.timeout)
             raise ServerGone("The server is gone.")
         except (ValueError, KeyError, TypeError, RpcError):
             raise ServerGone("What answers at %s is not a Lavka server." % self.address)
@@ -143,6 +155,10 @@ def _read_login(result):
     return result
 
 
+def _read_stats(result):
+    return _expect(result, dict)
+
+
 def _read_account(result):
     account = result["account"]
     _expect(account["nickname"], Text)
@@ -172,9 +188,8 @@ class Console(object):
     `account` and `catalog` are the cache: what the server told at login and after each trade.
     """
 
-    def __init__(self, host, port):
-        self.host = host
-        self.port = port
+    def __init__(self, connect):
+        self.connect = connect          # returns a Client
         self.steps = {State.LOGIN: self.log_in, State.GAME_SESSION: self.play}
         self.options = {"balance": self.show_balance, "items": self.show_items, "buy": self.buy,
                         "sell": self.sell, "logout": self.logout}
@@ -210,7 +225,7 @@ class Console(object):
         problem = protocol.nickname_problem(nickname)
         if problem:
             return say(problem)
-        self.client = Client(self.host, self.port)
+        self.client = self.connect()
         login = self.client.login(nickname)
         self.state = State.GAME_SESSION
         self.account = login["account"]
@@ -332,6 +347,24 @@ def write(text):
     stream.flush()
 
 
+def show_stats(connect):
+    """Print what the server counts, a line each; returns the exit status."""
+    try:
+        with connect() as client:
+            figures = client.stats()
+    except ServerGone as gone:
+        say("%s" % gone)
+        return 1
+    except RpcError:
+        say("The server tells this only on the machine that it runs on.")
+        return 1
+    for name, value in sorted(figures.items()):
+        if type(value) is dict:
+            value = ", ".join("%s %s" % item for item in sorted(value.items())) or "none"
+        say("%-18s %s" % (name, value))
+    return 0
+
+
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
@@ -339,7 +372,24 @@ def main(arguments=None):
     """Run the console; returns the exit status."""
     parser = argparse.ArgumentParser(description="Play: log in, buy and sell.")
     protocol.add_address_options(parser)
+    parser.add_argument("--tls", action="store_true",
+                        help="encrypt, and have the server prove that it is HOST")
+    parser.add_argument("--ca", metavar="FILE",
+                        help="with --tls: trust the certificates in FILE, not the system's")
+    parser.add_argument("--stats", action="store_true",
+                        help="do not play; print what a server on this machine counts")
     options = parser.parse_args(arguments)
+    if options.ca and not options.tls:
+        parser.error("--ca is of use only with --tls")
+    try:
+        tls = ssl.create_default_context(cafile=options.ca) if options.tls else None
+    except EnvironmentError as error:                   # ssl.SSLError is one
+        parser.error("there are no certificates in %s: %s"
+                     % (options.ca, getattr(error, "reason", "") or error.strerror))
+
+    def connect():
+        return Client(options.host, options.port, tls=tls)
+
     if sys.stdin is None or sys.stdout is None:         # closed by whoever started us
         return 1
     if hasattr(sys.stdin, "reconfigure"):               # 3.x: a bad byte costs its line, no more
@@ -347,7 +397,9 @@ def main(arguments=None):
     try:
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            Console(options.host, options.port).run()
+            if options.stats:
+                return show_stats(connect)
+            Console(connect).run()
         except EOFError:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             status = 0

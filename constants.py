@@ -4,6 +4,8 @@ from __future__ import unicode_literals
 
 from collections import OrderedDict
 
+VERSION = "1.0"
+
 # --- the shop -------------------------------------------------------------------------------
 
 # What is for sale, and its price in credits. Names are stored joined by commas, so they have
@@ -66,6 +68,7 @@ ACCEPT_PAUSE_SECONDS = 1      # after running out of descriptors; a retry at onc
 SWEEP_SECONDS = 0.25          # between two looks at the deadlines above; their precision
 BUSY_SECONDS = 0.25           # to wait for another program's lock; all players wait meanwhile
 TOOL_SECONDS = 5              # the same for the commands of db.py, for whom no player waits
+FLOOD_SECONDS = 10            # between two counts of what happens too often for a line each
 ANSWER_SECONDS = 5            # the client's patience for the server's answer
 
 # A peer that vanished without a word is noticed after 10 + 3 * 5 = 25 s, under the promised 30;

@@ -47,7 +47,6 @@ _SELECT = "SELECT id, credits, items FROM account WHERE nickname = ?"
 _INSERT = "INSERT OR IGNORE INTO account (credits, items, nickname) VALUES (?, ?, ?)"
 # Compares with what was last loaded or stored: a row that someone else changed since is left alone.
 _UPDATE = "UPDATE account SET credits = ?, items = ? WHERE id = ? AND credits = ? AND items = ?"
-_TIME = "%Y-%m-%d %H:%M:%S"             # as peewee's DateTimeField and SQLite's functions have it
 _RECORD = ("INSERT INTO trade (account_id, time, what, item, price, credits) "
            "VALUES (?, ?, ?, ?, ?, ?)")
 
@@ -107,8 +106,9 @@ class Shop(object):
     Raises CannotOpen when the file cannot be used: it has no tables, other tables, is no database
     or is served by another process.
 
-    For those who watch it, `commits` counts the transactions, `trades` the purchases and sales in
-    them, and `largest_batch` is the most changes that one of them has stored.
+    For those who watch it, `engine` names what stores the accounts, `commits` counts the
+    transactions, `trades` the purchases and sales in them, and `largest_batch` is the most changes
+    that one of them has stored.
     """
 
     def __init__(self, path):
@@ -119,6 +119,7 @@ class Shop(object):
         except CannotOpen:
             self._lock.close()
             raise
+        self.engine = "SQLite " + sqlite3.sqlite_version
         self.commits = 0
         self.trades = 0
         self.largest_batch = 0
@@ -146,8 +147,7 @@ class Shop(object):
             stored = self._load(nickname)
         except UnusableRow:
             if nickname != self._unusable:      # once, not for every attempt
-                log.error("the row of account %s cannot be used; its logins are refused",
-                          quoted(nickname))
+                log.error("unusable_row nickname=%s", quoted(nickname))
             self._unusable = nickname
             raise Refusal("storage_failed", "This account cannot be read.")
         except _STORAGE_ERRORS as error:
@@ -262,13 +262,12 @@ class Shop(object):
                 row = None
             if account.stored is None or row != (account.id,) + account.row():
                 conflicts[account] = row
-                log.error("account %s was changed by another program; its player's change is "
-                          "refused", quoted(account.nickname))
+                log.error("changed_outside nickname=%s", quoted(account.nickname))
         return conflicts
 
     def _record(self, ledger, failed):
         """Append to the ledger what was done to the accounts that did not fail; returns the rows."""
-        now = time.strftime(_TIME, time.gmtime())
+        now = int(time.time())
         rows = [(account.id, now, what, item, price, credits)
                 for account, what, item, price, credits in ledger if account not in failed]
         self._database.cursor().executemany(_RECORD, rows)
@@ -294,12 +293,12 @@ class Shop(object):
 
     def _storage_failed(self, error):
         if not self._failed_commits:    # once, not for every player who is refused
-            log.error("storage failed: %r; changes are refused until it works again", error)
+            log.error("storage_failed error=%s", quoted("%s" % error))
         self._failed_commits += 1
 
     def _storage_works(self):
         if self._failed_commits:
-            log.warning("storage works again after %d failures", self._failed_commits)
+            log.warning("storage_works failures=%d", self._failed_commits)
             self._failed_commits = 0
 
 
@@ -341,7 +340,7 @@ def create_tables(path):
                 _check_schema(database, path)
                 if upgrade:
                     database.execute_sql(
-                        _OPEN_ACCOUNTS, (time.strftime(_TIME, time.gmtime()), Trade.OPENING))
+                        _OPEN_ACCOUNTS, (int(time.time()), Trade.OPENING))
     except _STORAGE_ERRORS as error:
         raise CannotOpen("cannot create the tables in %s: %s" % (path, error))
     finally:
@@ -459,8 +458,8 @@ def history(path, out, nickname):
         id, _, _ = _find(database, nickname)
         out.write(layout % ("time (UTC)", "what", "price", "credits", "item") + "\n")
         for when, what, price, credits, item in database.execute_sql(
-                "SELECT time, what, price, credits, item FROM trade WHERE account_id = ? "
-                "ORDER BY id", (id,)):
+                "SELECT datetime(time, 'unixepoch'), CAST(what AS TEXT), price, credits, "
+                "CAST(item AS TEXT) FROM trade WHERE account_id = ? ORDER BY id", (id,)):
             price = "" if what == Trade.OPENING else price
             line = layout % (when, what, price, credits, item)
             out.write(printable(line.rstrip()) + "\n")
@@ -477,8 +476,8 @@ def grant(path, out, nickname, credits):
                 raise CommandFailed("%s has %d credits; they can be 0 to %d"
                                     % (quoted(nickname), before, MAX_CREDITS))
             Account.update(credits=after).where(Account.id == id).execute()
-            Trade.create(account=id, time=time.strftime(_TIME, time.gmtime()), what=Trade.GRANT,
-                         item="", price=credits, credits=after)
+            Trade.create(account=id, time=int(time.time()), what=Trade.GRANT, item="",
+                         price=credits, credits=after)
     out.write("%s has %d credits now\n" % (quoted(nickname), after))
 
 
@@ -529,7 +528,7 @@ def _differences(database, progress, total):
     # as 0, to be found wrong instead of being in the way.
     progress.stage("sorting the ledger")
     merged = itertools.groupby(database.execute_sql(
-        "SELECT id, 0, nickname, credits, "
+        "SELECT id, 0, CAST(nickname AS TEXT), credits, "
         "CASE typeof(items) WHEN 'text' THEN items ELSE quote(items) END, 0 FROM account UNION ALL "
         "SELECT CAST(account_id AS INTEGER), id, what, CAST(credits AS INTEGER), "
         "CAST(item AS TEXT), CAST(price AS INTEGER) FROM trade ORDER BY 1, 2"),

@@ -31,7 +31,7 @@ class Trade(peewee.Model):
     OPENING, PURCHASE, SALE, GRANT = "opening", "purchase", "sale", "grant"
 
     account = peewee.ForeignKeyField(Account, index=False)
-    time = peewee.DateTimeField()               # of the commit, UTC
+    time = peewee.TimestampField(utc=True)      # of the commit, seconds since 1970: a short row
     what = peewee.CharField(max_length=8)
     item = peewee.TextField()                   # of an opening, all items that were there already
     price = peewee.IntegerField()               # paid or got for the item; the credits of a grant

@@ -93,7 +93,7 @@ def _item_problem(item):
     return None if type(item) is Text else "An item's name is text."
 
 
-# A method's one parameter or None, whether it needs a login, and whether its answer tells of the
+# A method's one parameter or None, whether it needs a login, whether its answer tells of the
 # account, so that it must wait for the account's changes to be stored.
 Method = namedtuple("Method", "param needs_login tells_account")
 METHODS = {
@@ -102,6 +102,7 @@ METHODS = {
     "buy": Method("item", needs_login=True, tells_account=True),
     "sell": Method("item", needs_login=True, tells_account=True),
     "logout": Method(None, needs_login=True, tells_account=False),
+    "stats": Method(None, needs_login=False, tells_account=False),
 }
 _PARAM_PROBLEMS = {"nickname": nickname_problem, "item": _item_problem}
 
@@ -258,12 +259,15 @@ def _request(value):
         return _invalid(id, "\"params\" are an object or an array.")
     wants_reply = "id" in value
     if method not in METHODS:
-        error = ErrorCode.METHOD_NOT_FOUND.error("There is no method of that name.")
-        return Request(id, wants_reply, error=error)
+        return Request(id, wants_reply, error=method_not_found())
     args, problem = _arguments(method, params)
     if problem:
         return Request(id, wants_reply, error=ErrorCode.INVALID_PARAMS.error(problem))
     return Request(id, wants_reply, method, args)
+
+
+def method_not_found():
+    return ErrorCode.METHOD_NOT_FOUND.error("There is no method of that name.")
 
 
 def _invalid(id, problem):
@@ -338,6 +342,11 @@ def add_address_options(parser):
                         help="the server's address (default: LAVKA_HOST, or %s)" % HOST)
     parser.add_argument("--port", type=port, default=os.environ.get("LAVKA_PORT") or PORT,
                         help="its TCP port (default: LAVKA_PORT, or %d)" % PORT)
+
+
+def address(host, port):
+    """An address as people write it, an IPv6 one in brackets (RFC 3986, section 3.2.2)."""
+    return ("[%s]:%s" if ":" in host else "%s:%s") % (host, port)
 
 
 def text(argument):

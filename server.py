@@ -1,7 +1,7 @@
 # -*- coding: utf-8 -*-
 """The server: every client's connection on one event loop, in one thread.
 
-    python server.py [--host HOST] [--port PORT] [--database FILE]
+    python server.py [--host HOST] [--port PORT] [--database FILE] [--log-level LEVEL]
 
 One pass of the loop, `Server.tick`, reads, applies what was read, commits once, and only then
 writes the replies; docs/architecture.md follows a request through it.
@@ -21,7 +21,7 @@ import resource
 import socket
 import sys
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from enum import Enum
 
 try:
@@ -32,6 +32,7 @@ except ImportError:                                     # 2.7
 import constants
 import db
 import protocol
+from db import printable, quoted
 from protocol import METHODS, ErrorCode, RpcError
 
 log = logging.getLogger("lavka.server")
@@ -48,6 +49,10 @@ PEER_GONE = {errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, errno.ENOTCONN, 
              errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH,
              errno.ENETDOWN, errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP}
 
+# Who may ask for the statistics. A proxy on this machine that connects from another address of the
+# loopback network, say 127.0.0.2, is not among them, and nor are those who come through it.
+LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
 TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", 18)      # 2.7 on Linux; tcp(7)
 
 
@@ -61,11 +66,12 @@ class Phase(Enum):
 
 class Connection(object):
     """One client: its socket, what it sent, and what is still to be sent to it."""
-    __slots__ = ("sock", "lines", "output", "account", "phase", "input_ended", "interest",
-                 "close_by", "progress_by")
+    __slots__ = ("sock", "address", "lines", "output", "account", "phase", "input_ended",
+                 "interest", "close_by", "progress_by")
 
-    def __init__(self, sock, close_by):
+    def __init__(self, sock, address, close_by):
         self.sock = sock
+        self.address = address          # of the peer: (host, port, ...)
         self.lines = protocol.LineReader()
         self.output = bytearray()       # replies that may leave, and the kernel has not yet taken
         self.account = None             # the db.OpenAccount of its login
@@ -89,6 +95,31 @@ class Connection(object):
         return (READ if reads else 0) | (WRITE if self.output else 0)
 
 
+class Floods(object):
+    """Which events of the log are the first of their kind, and how many others came after it.
+
+    A kind, the text that its lines begin with, is forgotten when it has not come for a while.
+    """
+
+    def __init__(self):
+        self.others = {}                # (level, kind) -> how many came since the last line
+
+    def is_first(self, level, kind):
+        """Whether this one gets a line of its own; otherwise it is counted."""
+        number = self.others.get((level, kind), -1) + 1
+        self.others[level, kind] = number
+        return number == 0
+
+    def tell(self):
+        """Log the counts."""
+        for (level, kind), number in list(self.others.items()):
+            if number:
+                log.log(level, "%s times=%d", kind, number)
+                self.others[level, kind] = 0
+            else:
+                del self.others[level, kind]
+
+
 class Server(object):
     """The event loop over an open `db.Shop` and a listening, non-blocking socket.
 
@@ -105,7 +136,7 @@ class Server(object):
         self.connections = set()
         self.players = {}               # nickname -> the Connection that is logged in with it
         self.methods = {"login": self.login, "ping": self.ping, "buy": self.buy,
-                        "sell": self.sell, "logout": self.logout}
+                        "sell": self.sell, "logout": self.logout, "stats": self.stats}
         self.backlog = OrderedDict()    # connections with a turn in the next tick; values are None
         self.staged = []                # this tick's: (connection, [replies], whether a batch)
         self.unsure = set()             # connections whose login depends on this tick's commit
@@ -116,6 +147,15 @@ class Server(object):
         self.accepting = False          # whether the listener is registered
         self.stop_requested = False     # set by a signal, at any moment
         self.stopping = False           # set between two ticks
+
+        self.started = self.now
+        self.requests = dict.fromkeys(METHODS, 0)       # by method, those refused included
+        self.refusals = Counter()       # by reason
+        self.slowest_commit = 0         # seconds
+        self.slowest_tick = 0           # seconds, without the sleep
+        self.floods = Floods()
+        self.tell_floods_at = FOREVER
+        self.logs_trades = log.isEnabledFor(logging.DEBUG)
 
         self.selector = selectors.DefaultSelector()
         self.woken, self.waker = socket.socketpair()    # a byte here ends the sleep
@@ -131,6 +171,7 @@ class Server(object):
         while not self.stop_requested:
             self.tick()
         self.stopping = True
+        log.info("stop clients=%d players=%d", len(self.connections), len(self.players))
         self.watch_listener()
         self.listener.close()
         deadline = self.clock() + constants.STOP_SECONDS
@@ -139,7 +180,9 @@ class Server(object):
         while self.connections and self.clock() < deadline:
             self.tick(deadline - self.clock())
         for connection in list(self.connections):
+            self.drop(connection, "stop")
             self.close(connection)
+        self.floods.tell()
 
     def tick(self, timeout=None):
         """One pass: read, apply, commit, write, tidy up. It sleeps `timeout` seconds at most."""
@@ -162,7 +205,10 @@ class Server(object):
                 break
             self.apply(connection)
             turns += 1
-        self.release(self.shop.commit())
+        begin = self.clock()
+        failed = self.shop.commit()
+        self.slowest_commit = max(self.slowest_commit, self.clock() - begin)
+        self.release(failed)
         self.backlog.clear()
         for connection in touched[turns:] + touched[:turns]:    # who had no turn is next
             self.write(connection)
@@ -172,6 +218,7 @@ class Server(object):
         while self.closing:
             self.close(self.closing.pop())
         self.watch_listener()
+        self.slowest_tick = max(self.slowest_tick, self.clock() - self.now)
 
     def wait(self, timeout):
         """What is ready, after `timeout` seconds at most; None is for ever."""
@@ -186,7 +233,7 @@ class Server(object):
         """How long this tick may sleep: until there is something to do without any event."""
         if self.backlog:
             return 0
-        if self.timed or self.accept_from > self.now:
+        if self.timed or self.accept_from > self.now or self.floods.others:
             sweep = max(0, self.next_sweep - self.clock())
             return sweep if timeout is None else min(timeout, sweep)
         return timeout
@@ -198,7 +245,7 @@ class Server(object):
         accepted = []
         while len(accepted) < constants.ACCEPT_BATCH and self.has_room():
             try:
-                sock, _ = self.listener.accept()
+                sock, address = self.listener.accept()
             except socket.error as error:
                 if error.errno in NOT_NOW:
                     break
@@ -206,19 +253,19 @@ class Server(object):
                     self.pause_accepting(error)
                     break
             else:
-                accepted.append(self.connect(sock))
+                accepted.append(self.connect(sock, address))
         return accepted
 
     def pause_accepting(self, error):
         """Let the listener rest: out of descriptors it stays readable, and the loop would spin."""
-        if self.now > self.accept_from + constants.ACCEPT_PAUSE_SECONDS:    # else it goes on
-            log.error("cannot accept clients: %s", os.strerror(error.errno))
+        if self.is_first(logging.ERROR, "accept_failed"):
+            log.error("accept_failed error=%s", errno.errorcode.get(error.errno, error.errno))
         self.accept_from = self.now + constants.ACCEPT_PAUSE_SECONDS
 
-    def connect(self, sock):
+    def connect(self, sock, address):
         """Take over an accepted socket; returns its connection."""
         sock.setblocking(False)
-        connection = Connection(sock, self.now + constants.LOGIN_SECONDS)
+        connection = Connection(sock, address, self.now + constants.LOGIN_SECONDS)
         self.connections.add(connection)
         self.timed.add(connection)
         try:
@@ -228,7 +275,7 @@ class Server(object):
             return connection
         if len(self.connections) > self.max_clients:
             self.refuse(connection, ErrorCode.SERVER_FULL.error("The server is full."))
-            self.finish(connection)
+            self.finish(connection, "server_full")
         return connection
 
     def read(self, connection):
@@ -253,7 +300,7 @@ class Server(object):
                 line = connection.lines.next_line()
             except RpcError as error:           # too long, and where the next one begins is unknown
                 self.refuse(connection, error)
-                self.finish(connection)
+                self.finish(connection, error.reason)
                 break
             if line is None:
                 break
@@ -271,6 +318,7 @@ class Server(object):
 
     def refuse(self, connection, error):
         """Stage the reply to a line, or to a client, that is refused as a whole."""
+        self.refused(connection, error.reason)
         self.staged.append((connection, [(protocol.encode_error(None, error), None, None)], False))
 
     def answer(self, connection, request):
@@ -281,6 +329,7 @@ class Server(object):
         """
         reply, error = self.attempt(self.execute, connection, request)
         if error:
+            self.refused(connection, error.reason, request)
             reply = protocol.encode_error(request.id, error)
         if not request.wants_reply:
             return None
@@ -293,6 +342,7 @@ class Server(object):
         """The reply to a request that is carried out; any exception means that it is not."""
         if request.error:
             raise request.error
+        self.requests[request.method] += 1
         if METHODS[request.method].needs_login and connection.account is None:
             raise ErrorCode.NOT_LOGGED_IN.error("Log in first.")
         result = self.methods[request.method](connection, *request.args)
@@ -307,8 +357,9 @@ class Server(object):
         except db.Refusal as refusal:
             code = ErrorCode[refusal.reason.upper()]
             return None, code.error(refusal.message, **refusal.data)
-        except Exception:
-            log.exception("a defect")
+        except Exception as defect:
+            if self.is_first(logging.ERROR, "defect error=%s" % type(defect).__name__):
+                log.exception("defect error=%s", type(defect).__name__)
             return None, ErrorCode.INTERNAL_ERROR.error("The server has a defect; it was logged.")
 
     def login(self, connection, nickname):
@@ -322,6 +373,8 @@ class Server(object):
         connection.close_by = FOREVER
         if account.unsaved:
             self.unsure.add(connection)
+        log.info("login nickname=%s peer=%s created=%s", quoted(nickname), peer(connection),
+                 "yes" if created else "no")
         return {"account": tell(account), "created": created, "catalog": CATALOG}
 
     def ping(self, connection):
@@ -329,24 +382,70 @@ class Server(object):
 
     def buy(self, connection, item):
         self.shop.buy(connection.account, item)
+        if self.logs_trades:
+            self.log_trade("buy", item, connection.account)
         return {"account": tell(connection.account)}
 
     def sell(self, connection, item):
         self.shop.sell(connection.account, item)
+        if self.logs_trades:
+            self.log_trade("sell", item, connection.account)
         return {"account": tell(connection.account)}
 
     def logout(self, connection):
-        self.end_login(connection)
+        self.end_login(connection, "logout")
         return True
 
-    def end_login(self, connection):
-        """Free the nickname, if the connection has one."""
-        if connection.account is not None:
-            del self.players[connection.account.nickname]
-            connection.account = None
-            connection.close_by = self.now + constants.LOGIN_SECONDS
-            self.timed.add(connection)
-            self.unsure.discard(connection)
+    def stats(self, connection):
+        """What an operator wants to know; for nobody else there is such a method."""
+        if connection.address[0] not in LOOPBACK:
+            raise protocol.method_not_found()
+        return OrderedDict([
+            ("version", constants.VERSION),
+            ("uptime_s", int(self.now - self.started)),
+            ("clients", len(self.connections)),
+            ("players", len(self.players)),
+            ("requests", self.requests),
+            ("trades", self.shop.trades),
+            ("refusals", self.refusals),
+            ("commits", self.shop.commits),
+            ("largest_batch", self.shop.largest_batch),
+            ("slowest_commit_ms", round(1000 * self.slowest_commit, 3)),
+            ("slowest_tick_ms", round(1000 * self.slowest_tick, 3)),
+            ("unsent_bytes", sum(len(connection.output) for connection in self.connections)),
+        ])
+
+    def end_login(self, connection, why):
+        """Free the nickname of a connection that is logged in."""
+        log.info("logout nickname=%s peer=%s why=%s", quoted(connection.account.nickname),
+                 peer(connection), why)
+        del self.players[connection.account.nickname]
+        connection.account = None
+        connection.close_by = self.now + constants.LOGIN_SECONDS
+        self.timed.add(connection)
+        self.unsure.discard(connection)
+
+    # --- what is counted and logged ---------------------------------------------------------
+
+    def refused(self, connection, reason, request=None):
+        """Note an error that is sent as a reply."""
+        self.refusals[reason] += 1
+        if self.is_first(logging.INFO, "refused reason=%s" % reason):
+            log.info("refused reason=%s method=%s param=%s nickname=%s peer=%s", reason,
+                     request and request.method or "-",
+                     quoted(request.args[0]) if request and request.args else "-",
+                     quoted(connection.account.nickname) if connection.account else "-",
+                     peer(connection))
+
+    def log_trade(self, method, item, account):
+        log.debug("trade nickname=%s method=%s item=%s credits=%d", quoted(account.nickname),
+                  method, quoted(item), account.credits)
+
+    def is_first(self, level, kind):
+        """Whether an event of this kind gets a line of its own, or is one of a flood."""
+        if not self.floods.others:
+            self.tell_floods_at = self.now + constants.FLOOD_SECONDS
+        return self.floods.is_first(level, kind)
 
     # --- write ------------------------------------------------------------------------------
 
@@ -354,15 +453,20 @@ class Server(object):
         """Let this tick's replies go, now that it is committed but for the `failed` accounts."""
         for connection, replies, is_batch in self.staged:
             texts = [reply if account not in failed
-                     else protocol.encode_error(request.id, STORAGE_FAILED)
+                     else self.not_stored(connection, request)
                      for reply, request, account in replies]
             connection.output += b"[" + b",".join(texts) + b"]\n" if is_batch else texts[0] + b"\n"
         for account in failed:
             connection = self.players.get(account.nickname)
             if connection and (account.stored is None or connection in self.unsure):
-                self.end_login(connection)      # of an account that is not there, or not as told
+                # Of an account that is not there, or not as its player was told.
+                self.end_login(connection, STORAGE_FAILED.reason)
         del self.staged[:]
         self.unsure.clear()
+
+    def not_stored(self, connection, request):
+        self.refused(connection, STORAGE_FAILED.reason, request)
+        return protocol.encode_error(request.id, STORAGE_FAILED)
 
     def write(self, connection):
         """Send what the kernel takes."""
@@ -388,19 +492,27 @@ class Server(object):
             if connection.has_turn():
                 self.backlog[connection] = None
             elif (connection.input_ended or self.stopping) and not connection.lines.has_line():
-                self.finish(connection)
+                self.finish(connection, "closed" if connection.input_ended else "stop")
         if connection.phase is not Phase.OPEN:
             if connection.phase is Phase.FINISHING and not connection.output:
                 self.linger(connection)
             if connection.phase is Phase.LINGERING and connection.input_ended:
-                self.drop(connection)
+                self.drop(connection, "closed")
         if connection.phase is not Phase.CLOSED:
             self.watch(connection)
 
-    def finish(self, connection):
+    def leave(self, connection, phase, why):
+        """Go on to a later phase; with OPEN ends the login, and the reason is logged."""
+        if connection.phase is Phase.OPEN:
+            if connection.account is not None:
+                self.end_login(connection, why)
+            elif self.is_first(logging.INFO, "closed why=%s" % why):
+                log.info("closed why=%s peer=%s", why, peer(connection))
+        connection.phase = phase
+
+    def finish(self, connection, why):
         """Serve no more requests; close the connection once its replies are written."""
-        self.end_login(connection)
-        connection.phase = Phase.FINISHING
+        self.leave(connection, Phase.FINISHING, why)
 
     def linger(self, connection):
         """Say that all is written, and wait a moment for the peer to close: a socket that is closed
@@ -416,19 +528,20 @@ class Server(object):
         """Sort the error of a socket operation; all but "not now" end the connection."""
         if error.errno in NOT_NOW:
             return
-        if error.errno not in PEER_GONE:
-            log.error("a connection failed: %s", os.strerror(error.errno))
-        self.drop(connection)
+        why = errno.errorcode.get(error.errno, "%s" % error.errno)
+        if error.errno not in PEER_GONE \
+                and self.is_first(logging.ERROR, "socket_failed error=%s" % why):
+            log.error("socket_failed error=%s peer=%s", why, peer(connection))
+        self.drop(connection, why)
 
-    def drop(self, connection):
+    def drop(self, connection, why):
         """Close the connection at the end of this tick, unsent replies or not."""
         if connection.phase is not Phase.CLOSED:
-            connection.phase = Phase.CLOSED
+            self.leave(connection, Phase.CLOSED, why)
             self.closing.append(connection)
 
     def close(self, connection):
-        """Free the nickname and the descriptor; the one place where a connection ends."""
-        self.end_login(connection)
+        """Free the descriptor of a connection that was dropped."""
         if connection.interest:             # before the close: its number is soon another's
             self.selector.unregister(connection.sock)
         connection.sock.close()
@@ -437,12 +550,16 @@ class Server(object):
         self.backlog.pop(connection, None)
 
     def sweep(self):
-        """Drop the connections whose time is up."""
+        """Drop the connections whose time is up, and log the counts of floods."""
         self.next_sweep = self.now + constants.SWEEP_SECONDS
+        if self.floods.others and self.now >= self.tell_floods_at:
+            self.floods.tell()
+            self.tell_floods_at = self.now + constants.FLOOD_SECONDS
         for connection in list(self.timed):
             deadline = min(connection.close_by, connection.progress_by)
             if deadline <= self.now:
-                self.drop(connection)
+                self.drop(connection, "no_login" if connection.close_by <= self.now
+                          else "no_progress")
             elif deadline == FOREVER:
                 self.timed.discard(connection)
 
@@ -479,6 +596,11 @@ class Server(object):
 
 CATALOG = [{"name": name, "price": price} for name, price in constants.ITEMS.items()]
 STORAGE_FAILED = ErrorCode.STORAGE_FAILED.error("This could not be stored; nothing was changed.")
+
+
+def peer(connection):
+    """The other end of a connection, for the log."""
+    return protocol.address(*connection.address[:2])
 
 
 def tell(account):
@@ -547,14 +669,33 @@ def stop_on_signals(server):
         signal.signal(number, stop)
 
 
+class OneLine(logging.Formatter):
+    """Whatever is logged begins in one line, goes on in indented ones, and is no command to the
+    terminal that shows it."""
+
+    def format(self, record):
+        lines = logging.Formatter.format(self, record).split("\n")
+        return "\n    ".join(printable(line) for line in lines)
+
+
+def log_to_stderr(level):
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(message)s"))
+    logging.getLogger().addHandler(handler)
+    logging.getLogger("lavka").setLevel(level)          # peewee, too, has much to tell at DEBUG
+
+
 def main(arguments=None):
     """Run the server; returns the exit status."""
     parser = argparse.ArgumentParser(description="Serve the shop until SIGINT or SIGTERM.")
     protocol.add_address_options(parser)
     db.add_database_option(parser)
+    parser.add_argument("--log-level", type=lambda word: word.upper(), default="INFO",
+                        metavar="LEVEL", choices=["DEBUG", "INFO", "WARNING", "ERROR"],
+                        help="DEBUG (with every trade), INFO, WARNING or ERROR (default: INFO)")
     options = parser.parse_args(arguments)
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    log_to_stderr(getattr(logging, options.log_level))
     try:
         shop = db.Shop(options.database)
         listener = listen(options.host, options.port)
@@ -563,7 +704,14 @@ def main(arguments=None):
         return 1
     server = Server(shop, listener, client_limit())
     stop_on_signals(server)
-    log.info("listening on %s:%d", options.host, listener.getsockname()[1])
+    log.info("start version=%s python=%s engine=%s database=%s max_clients=%d", constants.VERSION,
+             sys.version.split()[0], quoted(shop.engine), quoted(options.database),
+             server.max_clients)
+    address, port = listener.getsockname()[:2]
+    if not address.startswith("127.") and address != "::1":
+        log.warning("this is not loopback, and nicknames are not passwords: whoever reaches the "
+                    "port can play as anybody")
+    log.info("listening on %s:%d", options.host, port)
     server.run()
     shop.close()
     log.info("stopped")

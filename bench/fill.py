@@ -20,7 +20,7 @@ import db                                       # noqa: E402
 from constants import CREDITS_RANGE, ITEMS      # noqa: E402
 from models import Trade                        # noqa: E402
 
-TIME = "2026-01-01 00:00:00"
+TIME = 1767225600       # 2026-01-01 00:00:00 UTC
 
 
 def rows(accounts, number, rng):

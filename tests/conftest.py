@@ -265,6 +265,7 @@ class Ticker(object):
         for peer in self.peers:
             peer.close()
         for connection in list(self.server.connections):
+            self.server.drop(connection, "test")
             self.server.close(connection)
         self.server.selector.close()
         self.server.woken.close()

@@ -80,9 +80,9 @@ def test_storage_that_fails_refuses_changes_goes_on_reading_and_recovers(program
     assert sold["items"] == [] and sold["credits"] > before["credits"]
     assert ann.call("login", nickname="ann")["result"]["created"]
     errors = [line for line in program.log()[begin:].splitlines() if " ERROR " in line]
-    assert len(errors) == 1 and "storage failed" in errors[0]
+    assert len(errors) == 1 and "storage_failed error=" in errors[0]
     assert ("disk" in errors[0]) == (fault is fill_disk)        # it tells the cause
-    assert "works again" in program.log()
+    assert "storage_works failures=" in program.log()
 
 
 STRACE = [path for path in os.environ["PATH"].split(os.pathsep)
@@ -131,7 +131,7 @@ def test_the_soft_limit_of_descriptors_is_raised_to_the_hard_one(start):
     peers = [Peer(program.port) for _ in range(260)]
     replies = [peer.call("ping") for peer in peers]
     assert {reply.get("result") or reason(reply) for reply in replies} == {"pong", "server_full"}
-    assert "cannot accept" not in program.log()         # there are spare ones for all that
+    assert "accept_failed" not in program.log()         # there are spare ones for all that
 
 
 def test_out_of_descriptors(program):
@@ -142,7 +142,7 @@ def test_out_of_descriptors(program):
     newcomers = [Peer(program.port) for _ in range(3)]
     for newcomer in newcomers:
         newcomer.send(request("ping"))
-    wait_for(lambda: "cannot accept" in program.log(), "the server to notice")
+    wait_for(lambda: "accept_failed" in program.log(), "the server to notice")
     used, begin = processor_seconds(program), time.time()
     trades = 0
     while time.time() - begin < 2 * ACCEPT_PAUSE_SECONDS:       # over two of its attempts
@@ -155,7 +155,7 @@ def test_out_of_descriptors(program):
     for newcomer in newcomers:
         assert newcomer.line()["result"] == "pong"
     assert time.time() - begin < 2 + 1                          # the slack of a busy machine
-    assert program.log().count("cannot accept") == 1
+    assert program.log().count("accept_failed") == 1
 
 
 # --- other peers ----------------------------------------------------------------------------------

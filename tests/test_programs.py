@@ -5,6 +5,7 @@ from __future__ import unicode_literals
 import io
 import os
 import random
+import re
 import signal
 import socket
 import sqlite3
@@ -15,8 +16,9 @@ import time
 
 import pytest
 import torture
-from conftest import ROOT, Peer, environment, reason, request, wait_for
+from conftest import ROOT, Peer, environment, free_port, reason, request, wait_for
 
+import client
 from constants import ITEMS, STOP_SECONDS
 
 CHEAP = "potion"
@@ -274,3 +276,109 @@ def test_a_signal_in_the_middle_of_a_line(program):
     player.send(b'{"jsonrpc":"2.0","id":1,')
     status, seconds = stop(program, signal.SIGTERM)
     assert status == 0 and seconds < 2 and player.line() is None
+
+
+# --- the log and the statistics -------------------------------------------------------------------
+
+FORGER = ("eve\n2026-01-01 00:00:00,000 INFO login nickname=\"admin\"\x1b[31m\u202e\" why=\"", "\x9b31m")
+
+
+def test_no_nickname_forges_a_line_or_colours_a_terminal(program):
+    begin = len(program.log())
+    players = [Peer(program.port, nickname) for nickname in FORGER]
+    other = Peer(program.port)
+    for nickname in FORGER:
+        assert reason(other.call("login", nickname=nickname)) == "nickname_in_use"
+    for player in players:
+        player.close()
+    wait_for(lambda: program.log().count("why=closed") == 2, "both to be gone")
+    lines = program.log()[begin:].splitlines()
+    assert len(lines) == 5                              # two logins, two logouts, a refusal
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO (login|logout|refused) ", line)
+               for line in lines)
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", program.log())
+    assert 'nickname="eve\\u000a2026-01-01' in program.log()
+
+
+def test_a_traceback_in_the_log_cannot_begin_a_line(directory):
+    """An exception's text may have anything in it that a client has sent."""
+    code = ("import logging, sys, server\n"
+            "server.log_to_stderr(logging.INFO)\n"
+            "try:\n"
+            "    raise ValueError('a\\n2026-01-01 00:00:00,000 INFO login\\x1b[31m')\n"
+            "except ValueError:\n"
+            "    logging.exception('defect')\n")
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, cwd=ROOT,
+                               env=environment())
+    lines = process.communicate()[1].decode("utf-8").splitlines()
+    assert lines[0].endswith("ERROR defect") and len(lines) >= 4
+    assert all(line.startswith("    ") for line in lines[1:]) and "\x1b" not in "".join(lines)
+
+
+def test_start_and_stop_are_logged(start):
+    program = start("--log-level", "info")
+    player = Peer(program.port, "bob")
+    stop(program, signal.SIGTERM)
+    player.close()
+    lines = [line.split(None, 3)[3] for line in program.log().splitlines()]
+    assert re.match(r'start version=\S+ python=\S+ engine="SQLite [\d.]+" database=".*lavka\.db" '
+                    r'max_clients=\d+$', lines[0])
+    assert lines[1].startswith("listening on ") and lines[2].startswith('login nickname="bob"')
+    assert lines[3] == "stop clients=1 players=1"
+    assert lines[4].startswith('logout nickname="bob"') and lines[4].endswith(" why=stop")
+    assert lines[5:] == ["stopped"]
+
+
+def test_log_levels(start):
+    program = start("--log-level", "debug")
+    player = Peer(program.port, "bob")
+    assert "result" in player.call("buy", item="potion")
+    wait_for(lambda: 'DEBUG trade nickname="bob" method=buy item="potion"' in program.log(),
+             "the trade in the log")
+
+
+def test_beyond_loopback_it_says_what_a_nickname_is(start):
+    assert "nicknames are not passwords" in start("--host", "0.0.0.0").log()
+
+
+def test_on_loopback_it_does_not(start):
+    assert "passwords" not in start("--host", "127.0.0.1").log()
+
+
+def show_stats(program, *arguments):
+    process = subprocess.Popen(
+        [sys.executable, os.path.join(ROOT, "client.py"), "--stats", "--port", str(program.port)]
+        + list(arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
+    out, err = process.communicate()
+    return process.returncode, out.decode("utf-8"), err.decode("utf-8")
+
+
+def test_the_statistics_can_be_read(program):
+    player = Peer(program.port, "bob")
+    assert reason(player.call("steal")) == "method_not_found"
+    status, out, err = show_stats(program)
+    assert (status, err) == (0, "")
+    figures = dict(line.split(None, 1) for line in out.splitlines())
+    assert figures["players"] == "1" and figures["refusals"] == "method_not_found 1"
+    assert figures["requests"] == "buy 0, login 1, logout 0, ping 0, sell 0, stats 1"
+    assert list(figures) == sorted(figures) or sys.version_info < (3, 7)
+    program.kill()
+    status, out, err = show_stats(program)
+    assert (status, err) == (1, "") and out.startswith("There is no server at 127.0.0.1:")
+
+
+# --- IPv6 -----------------------------------------------------------------------------------------
+
+def test_ipv6(start):
+    program = start("--host", "::1")
+    assert "listening on ::1:%d" % program.port in program.log()
+    assert "passwords" not in program.log()
+    with client.Client("::1", program.port) as player:
+        assert player.login("bob")["created"]
+        assert player.buy("potion")["items"] == ["potion"]
+        assert player.stats()["players"] == 1
+        assert re.search(r'nickname="bob" peer=\[::1\]:\d+ ', program.log())
+    assert show_stats(program, "--host", "::1")[0] == 0
+    with pytest.raises(client.ServerGone) as caught:
+        client.Client("::1", free_port())
+    assert str(caught.value).startswith("There is no server at [::1]:")

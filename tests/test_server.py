@@ -4,6 +4,8 @@ from __future__ import unicode_literals
 
 import errno
 import json
+import logging
+import re
 import socket
 import sqlite3
 
@@ -170,7 +172,7 @@ def test_a_batch_of_notifications_is_not_answered(ticker):
 def test_a_defect_is_logged_and_not_shown(ticker, caplog):
     bob, _ = ticker.client("bob")
     ann, connection = ticker.client("ann")
-    connection.account.credits = None                   # no refusal covers that
+    connection.account.items = None                     # no refusal covers that
     ann.send(request("buy", item=CHEAP))
     assert ticker.call(bob, "buy", item=CHEAP)["result"]        # the others are unharmed
     error = ticker.replies(ann, 1)[0]["error"]
@@ -391,7 +393,7 @@ def test_an_error_that_nobody_expects_is_logged_and_ends_the_connection(ticker, 
     peer.send(PING)
     ticker.until(lambda: connection.phase is Phase.CLOSED)
     assert ticker.server.players == {}
-    assert "Input/output error" in caplog.text
+    assert "socket_failed error=EIO peer=127.0.0.1:" in caplog.text
 
 
 def test_a_descriptor_that_is_used_again_in_the_same_tick(ticker):
@@ -525,7 +527,7 @@ def test_out_of_descriptors_the_listener_rests(ticker, caplog, number):
     ticker.clock.now += constants.ACCEPT_PAUSE_SECONDS
     ticker.tick()
     ticker.until(lambda: len(ticker.server.connections) == 2)
-    assert len(caplog.records) == 1 and "cannot accept" in caplog.text
+    assert len(caplog.records) == 1 and "accept_failed" in caplog.text
     waiting.close()
 
 
@@ -815,3 +817,206 @@ def test_the_socket_options(ticker):
 
 def test_every_method_of_the_table_is_served(ticker):
     assert set(ticker.server.methods) == set(protocol.METHODS)
+
+
+# --- statistics -----------------------------------------------------------------------------------
+
+def test_stats(ticker):
+    before = ticker.call(ticker.client()[0], "stats")["result"]
+    assert before == {
+        "version": constants.VERSION, "uptime_s": 0, "clients": 1, "players": 0, "trades": 0,
+        "requests": {"login": 0, "ping": 0, "buy": 0, "sell": 0, "logout": 0, "stats": 1},
+        "refusals": {}, "commits": 0, "largest_batch": 0, "slowest_commit_ms": 0,
+        "slowest_tick_ms": 0, "unsent_bytes": 0}
+    players = [ticker.client(name)[0] for name in ("ann", "bob", "eve")]
+    for player in players:
+        player.send(request("buy", item=CHEAP) + request("buy", item=CHEAP) + b"nonsense\n")
+    for player in players:
+        ticker.replies(player, 3)
+    ticker.call(players[0], "sell", item=CHEAP)
+    assert "result" in ticker.call(players[1], "logout")
+    ticker.clock.now += 90
+    stats = ticker.call(players[1], "stats")["result"]
+    assert stats["requests"] == {
+        "login": 3, "ping": 0, "buy": 6, "sell": 1, "logout": 1, "stats": 2}
+    assert stats["refusals"] == {"item_already_owned": 3, "parse_error": 3}
+    assert (stats["clients"], stats["players"], stats["trades"]) == (4, 2, 4)
+    assert 4 <= stats["commits"] <= 7 and 1 <= stats["largest_batch"] <= 3
+    assert stats["uptime_s"] == 90
+
+
+def test_stats_count_what_waits_to_be_sent(ticker):
+    silent, connection = ticker.client()
+    faulty(connection, send=[errno.EAGAIN] * 50)
+    silent.send(PING)
+    ticker.until(lambda: connection.output)
+    asking, _ = ticker.client()
+    assert ticker.call(asking, "stats")["result"]["unsent_bytes"] == len(connection.output)
+
+
+def test_stats_have_the_slowest_tick_and_commit(ticker):
+    commit = ticker.shop.commit
+
+    def slow_commit():
+        ticker.clock.now += 0.25
+        return commit()
+
+    peer, _ = ticker.client()
+    ticker.shop.commit = slow_commit
+    ticker.call(peer, "ping")
+    stats = ticker.call(peer, "stats")["result"]
+    assert stats["slowest_commit_ms"] == stats["slowest_tick_ms"] == 250
+
+
+@pytest.mark.parametrize("host, is_told", [
+    ("127.0.0.1", True), ("::1", True), ("::ffff:127.0.0.1", True),
+    ("127.0.0.2", False), ("203.0.113.5", False), ("::2", False)])
+def test_stats_are_for_the_machine_itself(ticker, host, is_told):
+    peer, connection = ticker.client()
+    connection.address = (host, 1)
+    reply = ticker.call(peer, "stats")
+    assert ("result" in reply) == is_told
+    if not is_told:
+        assert reply["error"] == ticker.call(peer, "steal")["error"]      # there is no such method
+
+
+# --- the log --------------------------------------------------------------------------------------
+
+@pytest.fixture
+def lines(caplog):
+    """A function: the lines logged since its last call, the ports of peers as N."""
+    caplog.set_level(logging.INFO)
+
+    def since():
+        text = [re.sub(r"(peer=127\.0\.0\.1:)\d+", r"\1N", record.getMessage())
+                for record in caplog.records]
+        caplog.clear()
+        return text
+
+    return since
+
+
+def test_each_event_is_a_line(ticker, lines):
+    peer, _ = ticker.client("bob")
+    assert lines() == ['login nickname="bob" peer=127.0.0.1:N created=yes']
+    ticker.call(peer, "buy", item=CHEAP)
+    assert lines() == []
+    ticker.call(peer, "buy", item=CHEAP)
+    assert lines() == ['refused reason=item_already_owned method=buy param="potion" '
+                       'nickname="bob" peer=127.0.0.1:N']
+    other, _ = ticker.client()
+    ticker.call(other, "login", nickname="bob")
+    ticker.exchange(other, b"?\n")
+    assert lines() == [
+        'refused reason=nickname_in_use method=login param="bob" nickname=- peer=127.0.0.1:N',
+        'refused reason=parse_error method=- param=- nickname=- peer=127.0.0.1:N']
+    ticker.call(peer, "logout")
+    ticker.call(peer, "login", nickname="bob")
+    assert lines() == ['logout nickname="bob" peer=127.0.0.1:N why=logout',
+                       'login nickname="bob" peer=127.0.0.1:N created=no']
+
+
+def ends(ticker, how):
+    """End the connections of a player and of a peer that is not logged in, in some way."""
+    for nickname in ("bob", None):
+        peer, connection = ticker.client(nickname)
+        how(ticker, peer, connection)
+        ticker.until(lambda: connection.phase is not Phase.OPEN)
+
+
+def close(ticker, peer, connection):
+    peer.close()
+
+
+def reset(ticker, peer, connection):
+    peer.reset()
+
+
+def too_long(ticker, peer, connection):
+    peer.send(b"x" * constants.MAX_LINE + b"\n")
+
+
+def take_nothing(ticker, peer, connection):
+    faulty(connection, send=[errno.EAGAIN] * 50)
+    peer.send(PING)
+    ticker.until(lambda: connection.output)
+    ticker.clock.now += constants.PROGRESS_SECONDS
+    ticker.tick()
+
+
+@pytest.mark.parametrize("how, why", [
+    (close, "closed"), (reset, "ECONNRESET"), (too_long, "line_too_long"),
+    (take_nothing, "no_progress")])
+def test_why_a_connection_ended(ticker, lines, how, why):
+    ends(ticker, how)
+    told = [line for line in lines() if line.startswith(("logout", "closed"))]
+    assert told == ['logout nickname="bob" peer=127.0.0.1:N why=%s' % why,
+                    "closed why=%s peer=127.0.0.1:N" % why]
+
+
+def test_why_a_connection_without_a_login_ended(make_ticker, lines):
+    ticker = make_ticker(max_clients=1)
+    ticker.client()
+    ticker.client()
+    assert lines()[-1] == "closed why=server_full peer=127.0.0.1:N"
+    ticker.clock.now += constants.LOGIN_SECONDS
+    ticker.tick()
+    assert lines() == ["closed why=no_login peer=127.0.0.1:N"]
+
+
+def test_a_login_that_could_not_be_stored(ticker, database, lines):
+    holder = locked(database)
+    peer, _ = ticker.client()
+    assert reason(ticker.call(peer, "login", nickname="bob")) == "storage_failed"
+    holder.close()
+    assert lines() == [
+        'login nickname="bob" peer=127.0.0.1:N created=yes',
+        'storage_failed error="database is locked"',
+        'refused reason=storage_failed method=login param="bob" nickname="bob" peer=127.0.0.1:N',
+        'logout nickname="bob" peer=127.0.0.1:N why=storage_failed']
+
+
+def test_a_flood_is_one_line_and_a_count(ticker, lines):
+    peer, _ = ticker.client("bob")
+    lines()
+    for _ in range(7):
+        ticker.exchange(peer, b"?\n")
+    assert len(lines()) == 1
+    assert ticker.server.patience(None) <= constants.SWEEP_SECONDS      # the count comes in time
+    ticker.clock.now += constants.FLOOD_SECONDS
+    ticker.tick()
+    assert lines() == ["refused reason=parse_error times=6"]
+    for _ in range(3):
+        ticker.exchange(peer, b"?\n")
+    ticker.clock.now += constants.FLOOD_SECONDS
+    ticker.tick()
+    assert lines() == ["refused reason=parse_error times=3"]
+    ticker.clock.now += constants.FLOOD_SECONDS
+    ticker.tick()
+    assert not ticker.server.floods.others              # calm again: the next one has a line
+    ticker.exchange(peer, b"?\n")
+    assert lines() == ['refused reason=parse_error method=- param=- nickname="bob" peer=127.0.0.1:N']
+
+
+def test_a_flood_of_defects_is_one_traceback(ticker, caplog):
+    peer, _ = ticker.client()
+    ticker.server.methods["ping"] = lambda connection: 1 // 0
+    for _ in range(5):
+        assert reason(ticker.call(peer, "ping")) == "internal_error"
+    ticker.clock.now += constants.FLOOD_SECONDS
+    ticker.tick()
+    assert caplog.text.count("Traceback") == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "defect error=ZeroDivisionError", "defect error=ZeroDivisionError times=4"]
+
+
+def test_trades_are_logged_at_debug(make_ticker, caplog):
+    caplog.set_level(logging.DEBUG, "lavka")
+    ticker = make_ticker()
+    peer, connection = ticker.client("bob")
+    ticker.call(peer, "buy", item=CHEAP)
+    ticker.call(peer, "sell", item=CHEAP)
+    credits = connection.account.credits
+    assert [record.getMessage() for record in caplog.records if record.levelname == "DEBUG"] == [
+        'trade nickname="bob" method=buy item="potion" credits=%d' % (credits - ITEMS[CHEAP]),
+        'trade nickname="bob" method=sell item="potion" credits=%d' % credits]
