@@ -153,6 +153,7 @@ class Server(object):
         self.refusals = Counter()       # by reason
         self.slowest_commit = 0         # seconds
         self.slowest_tick = 0           # seconds, without the sleep
+        self.events = []                # this tick's lines for the log
         self.floods = Floods()
         self.tell_floods_at = FOREVER
         self.logs_trades = log.isEnabledFor(logging.DEBUG)
@@ -183,6 +184,7 @@ class Server(object):
             self.drop(connection, "stop")
             self.close(connection)
         self.floods.tell()
+        self.log_events()
 
     def tick(self, timeout=None):
         """One pass: read, apply, commit, write, tidy up. It sleeps `timeout` seconds at most."""
@@ -218,6 +220,7 @@ class Server(object):
         while self.closing:
             self.close(self.closing.pop())
         self.watch_listener()
+        self.log_events()
         self.slowest_tick = max(self.slowest_tick, self.clock() - self.now)
 
     def wait(self, timeout):
@@ -373,8 +376,8 @@ class Server(object):
         connection.close_by = FOREVER
         if account.unsaved:
             self.unsure.add(connection)
-        log.info("login nickname=%s peer=%s created=%s", quoted(nickname), peer(connection),
-                 "yes" if created else "no")
+        self.event("login nickname=%s peer=%s created=%s", quoted(nickname), peer(connection),
+                   "yes" if created else "no")
         return {"account": tell(account), "created": created, "catalog": CATALOG}
 
     def ping(self, connection):
@@ -417,8 +420,8 @@ class Server(object):
 
     def end_login(self, connection, why):
         """Free the nickname of a connection that is logged in."""
-        log.info("logout nickname=%s peer=%s why=%s", quoted(connection.account.nickname),
-                 peer(connection), why)
+        self.event("logout nickname=%s peer=%s why=%s", quoted(connection.account.nickname),
+                   peer(connection), why)
         del self.players[connection.account.nickname]
         connection.account = None
         connection.close_by = self.now + constants.LOGIN_SECONDS
@@ -431,11 +434,22 @@ class Server(object):
         """Note an error that is sent as a reply."""
         self.refusals[reason] += 1
         if self.is_first(logging.INFO, "refused reason=%s" % reason):
-            log.info("refused reason=%s method=%s param=%s nickname=%s peer=%s", reason,
-                     request and request.method or "-",
-                     quoted(request.args[0]) if request and request.args else "-",
-                     quoted(connection.account.nickname) if connection.account else "-",
-                     peer(connection))
+            self.event("refused reason=%s method=%s param=%s nickname=%s peer=%s", reason,
+                       request and request.method or "-",
+                       quoted(request.args[0]) if request and request.args else "-",
+                       quoted(connection.account.nickname) if connection.account else "-",
+                       peer(connection))
+
+    def event(self, text, *arguments):
+        """Have a line logged at the end of this tick: with all others at once, since logging costs
+        more than a login."""
+        if log.isEnabledFor(logging.INFO):
+            self.events.append(text % arguments)
+
+    def log_events(self):
+        if self.events:
+            log.info("\n".join(self.events))
+            del self.events[:]
 
     def log_trade(self, method, item, account):
         log.debug("trade nickname=%s method=%s item=%s credits=%d", quoted(account.nickname),
@@ -507,7 +521,7 @@ class Server(object):
             if connection.account is not None:
                 self.end_login(connection, why)
             elif self.is_first(logging.INFO, "closed why=%s" % why):
-                log.info("closed why=%s peer=%s", why, peer(connection))
+                self.event("closed why=%s peer=%s", why, peer(connection))
         connection.phase = phase
 
     def finish(self, connection, why):
@@ -669,18 +683,24 @@ def stop_on_signals(server):
         signal.signal(number, stop)
 
 
-class OneLine(logging.Formatter):
-    """Whatever is logged begins in one line, goes on in indented ones, and is no command to the
-    terminal that shows it."""
+class Lines(logging.Formatter):
+    """Each line of a message is a line of the log, with time and level; a traceback's are indented.
+    None is a command to the terminal that shows it."""
 
     def format(self, record):
-        lines = logging.Formatter.format(self, record).split("\n")
-        return "\n    ".join(printable(line) for line in lines)
+        begin = "%s %s " % (self.formatTime(record), record.levelname)
+        lines = [begin + line for line in record.getMessage().split("\n")]
+        if record.exc_info:
+            traceback = self.formatException(record.exc_info)
+            if isinstance(traceback, bytes):            # 2.7
+                traceback = traceback.decode("utf-8", "replace")
+            lines += ["    " + line for line in traceback.split("\n")]
+        return "\n".join(printable(line) for line in lines)
 
 
 def log_to_stderr(level):
     handler = logging.StreamHandler()
-    handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(Lines())
     logging.getLogger().addHandler(handler)
     logging.getLogger("lavka").setLevel(level)          # peewee, too, has much to tell at DEBUG
 
@@ -709,8 +729,8 @@ def main(arguments=None):
              server.max_clients)
     address, port = listener.getsockname()[:2]
     if not address.startswith("127.") and address != "::1":
-        log.warning("this is not loopback, and nicknames are not passwords: whoever reaches the "
-                    "port can play as anybody")
+        log.warning("not_loopback address=%s: nicknames are not passwords, whoever reaches the port "
+                    "can play as anybody", address)
     log.info("listening on %s:%d", options.host, port)
     server.run()
     shop.close()

@@ -742,6 +742,18 @@ def test_a_backup_that_cannot_be_written(played, directory):
     assert sorted(os.listdir(directory)) == before
 
 
+def test_a_backup_without_room_for_it(played, directory):
+    before = sorted(os.listdir(directory))
+    process = subprocess.Popen(
+        ["sh", "-c", "ulimit -f 8; exec \"$@\"", "sh", sys.executable,
+         os.path.join(ROOT, "db.py"), "backup", "copy.db"], cwd=directory, env=environment(),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = process.communicate()
+    assert (process.returncode, out, err.count(b"\n")) == (1, b"", 1)
+    assert err.startswith(b"backup failed: ")
+    assert sorted(os.listdir(directory)) == before
+
+
 def test_a_reader_that_has_enough(played, directory):
     """`python db.py history ann | head -1` ends without a word."""
     process = subprocess.Popen([sys.executable, os.path.join(ROOT, "db.py"), "history", "ann"],

@@ -49,8 +49,20 @@ def test_the_readme_names_every_option():
     assert all("`%s`" % option in readme for option in OPTIONS + (BACK,))
 
 
+def test_the_operators_page_has_every_statistic_and_every_line_of_the_log():
+    page = read("docs", "operations.md")
+    source = read("server.py") + read("db.py")
+    stats = re.findall(r'^            \("(\w+)", ', source, re.MULTILINE)
+    assert len(stats) == 12 and all("`%s`" % name in page for name in stats)
+    events = set(re.findall(r'(?:log\.\w+|self\.event)\("(\w+)[ "]', source))
+    assert len(events) > 10
+    for event in events:
+        assert re.search("`%s[ `]" % event, page), event
+
+
 def test_every_file_that_the_documents_name_is_there():
-    for page in ("README.md", "docs/protocol.md", "docs/architecture.md", "docs/reliability.md"):
-        for name in re.findall(r"\b(?:[\w.-]+/)*[\w-]+\.(?:py|md|txt)\b", read(page)):
+    for page in ("README.md", "docs/protocol.md", "docs/architecture.md", "docs/reliability.md",
+                 "docs/operations.md"):
+        for name in re.findall(r"\b(?<!/)(?:[\w.-]+/)*[\w-]+\.(?:py|md|txt|service)\b", read(page)):
             assert any(os.path.exists(os.path.join(ROOT, folder, name))
                        for folder in ("", "docs", "tests")), (page, name)

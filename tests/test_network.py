@@ -1,0 +1,185 @@
+# -*- coding: utf-8 -*-
+"""TLS through the real proxy of docs/operations.md, with a throw-away certificate; the systemd unit."""
+from __future__ import unicode_literals
+
+import io
+import os
+import re
+import ssl
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, Peer, environment, free_port, wait_for
+from test_client import NICKNAME, OPTION, play, run     # noqa: F401
+
+from client import Client, ServerGone
+
+
+def has_program(name):
+    return any(os.access(os.path.join(path, name), os.X_OK)
+               for path in os.environ["PATH"].split(os.pathsep) + ["/usr/sbin"])
+
+
+def make_certificate(directory, name):
+    """A self-signed certificate for a host's name: (the certificate's path, with its key's)."""
+    certificate, key, both = [os.path.join(directory, name + end)
+                              for end in (".crt", ".key", ".pem")]
+    subprocess.check_call(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj",
+         "/CN=" + name, "-addext", "subjectAltName=DNS:" + name, "-keyout", key, "-out",
+         certificate], stderr=subprocess.PIPE)
+    with open(both, "wb") as file:
+        for path in (certificate, key):
+            with open(path, "rb") as part:
+                file.write(part.read())
+    return certificate, both
+
+
+def configuration(**changes):
+    """HAProxy's configuration in docs/operations.md, with other paths and ports."""
+    with io.open(os.path.join(ROOT, "docs", "operations.md"), encoding="utf-8") as page:
+        text, = re.findall(r"```haproxy\n(.*?)```", page.read(), re.DOTALL)
+    for old, new in changes.values():
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    return text
+
+
+class Proxy(object):
+    """HAProxy in front of a server."""
+
+    def __init__(self, directory, program):
+        self.certificate, both = make_certificate(directory, "localhost")
+        self.port = free_port()
+        path = os.path.join(directory, "haproxy.cfg")
+        with io.open(path, "w", encoding="utf-8") as file:
+            file.write(configuration(
+                limit=("maxconn 12000", "maxconn 100"),     # as many descriptors as any machine has
+                bind=("bind :7778", "bind 127.0.0.1:%d" % self.port),
+                certificate=("/etc/haproxy/lavka.pem", both),
+                server=("127.0.0.1:7777", "127.0.0.1:%d" % program.port)))
+        self.log_path = os.path.join(directory, "haproxy.log")
+        with open(self.log_path, "ab") as log:
+            self.process = subprocess.Popen(
+                ["haproxy", "-f", path], stdout=log, stderr=log, close_fds=True,
+                env=environment(PATH=os.environ["PATH"] + os.pathsep + "/usr/sbin"))
+        wait_for(self.accepts, "HAProxy")
+
+    def accepts(self):
+        with io.open(self.log_path) as log:
+            assert self.process.poll() is None, log.read()
+        try:
+            Peer(self.port).close()
+            return True
+        except EnvironmentError:
+            return False
+
+    def context(self):
+        return ssl.create_default_context(cafile=str(self.certificate))
+
+    def client(self, **options):
+        return Client("localhost", self.port, tls=self.context(), **options)
+
+
+@pytest.fixture
+def proxy(program, directory):
+    if not has_program("haproxy"):
+        pytest.skip("HAProxy is not installed")
+    proxy = Proxy(directory, program)
+    yield proxy
+    proxy.process.kill()
+    proxy.process.wait()
+
+
+def test_a_player_through_the_proxy(proxy, program):
+    with proxy.client() as player:
+        assert player.login("bob")["created"]
+        assert player.buy("potion")["items"] == ["potion"]
+        assert not program.free("bob")
+        assert re.search(r'login nickname="bob" peer=127\.0\.0\.2:', program.log())
+    wait_for(lambda: program.free("bob"), "the nickname to be free")
+
+
+def test_the_console_with_tls(proxy, program, play):                    # noqa: F811
+    player = play(proxy.port, "--host", "localhost", "--tls", "--ca", proxy.certificate)
+    assert player.enter("bob", OPTION)[0] == "Welcome to the shop, bob!"
+    assert "bob" in player.enter("logout", NICKNAME)[0]
+    assert program.free("bob")
+
+
+def test_the_proxy_does_not_tell_its_clients_the_statistics(proxy):
+    assert run(proxy.port, [], "--host", "localhost", "--tls", "--ca", proxy.certificate, "--stats") \
+        == (1, "The server tells this only on the machine that it runs on.\n", "")
+
+
+@pytest.mark.parametrize("host, trusted", [("127.0.0.1", True), ("localhost", False)])
+def test_a_server_that_cannot_prove_who_it_is(proxy, program, host, trusted):
+    arguments = ["--host", host, "--tls"] + (["--ca", proxy.certificate] if trusted else [])
+    status, out, err = run(proxy.port, ["bob"], *arguments)
+    assert (status, err) == (0, "")
+    assert out.startswith(NICKNAME + "TLS with %s:%d failed: " % (host, proxy.port))
+    assert out.count("\n") == 2 and "login" not in program.log()
+
+
+def test_another_hosts_certificate(proxy, directory):
+    certificate, _ = make_certificate(directory, "shop.example.org")
+    with pytest.raises(ServerGone) as caught:
+        Client("localhost", proxy.port, tls=ssl.create_default_context(cafile=str(certificate)))
+    assert "certificate verify failed" in str(caught.value).lower().replace("_", " ") \
+        or "self" in str(caught.value)
+
+
+def test_tls_and_plain_do_not_mix(proxy, program):
+    with pytest.raises(ServerGone):
+        Client("localhost", program.port, tls=proxy.context(), timeout=1)
+    with pytest.raises(ServerGone):
+        with Client("localhost", proxy.port, timeout=1) as player:
+            player.ping()
+    assert "Traceback" not in program.log()
+
+
+def test_a_server_that_falls_silent_behind_tls(proxy, program):
+    with proxy.client(timeout=0.2) as player:
+        player.login("bob")
+        program.process.send_signal(19)                 # SIGSTOP
+        with pytest.raises(ServerGone) as caught:
+            player.ping()
+        assert str(caught.value) == "The server has not answered for 0.2 seconds."
+        program.process.send_signal(18)                 # SIGCONT
+
+
+def test_a_server_that_is_gone_behind_tls(proxy, program):
+    with proxy.client() as player:
+        player.login("bob")
+        program.kill()
+        with pytest.raises(ServerGone) as caught:
+            player.buy("potion")
+        assert str(caught.value) == "The server is gone."
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (["--ca", "x.crt"], "--ca is of use only with --tls"),
+    (["--tls", "--ca", "no/such.crt"], "No such file"),
+    (["--tls", "--ca", os.path.join(ROOT, "README.md")], "there are no certificates in")])
+def test_wrong_certificate_options(arguments, says):
+    status, out, err = run(None, [], *arguments)
+    assert status == 2 and out == "" and says in err and err.startswith("usage: ")
+
+
+# --- the unit ---------------------------------------------------------------------------------------
+
+def test_the_unit_is_what_systemd_understands(directory):
+    if not has_program("systemd-analyze"):
+        pytest.skip("systemd is not installed")
+    with io.open(os.path.join(ROOT, "deploy", "lavka.service"), encoding="utf-8") as file:
+        text = file.read()
+    assert "ExecStart=/opt/lavka/.venv/bin/python /opt/lavka/server.py\n" in text
+    path = os.path.join(directory, "lavka.service")
+    with io.open(path, "w", encoding="utf-8") as file:
+        # That of a machine where it is installed.
+        file.write(text.replace("/opt/lavka/.venv/bin/python", sys.executable))
+    process = subprocess.Popen(["systemd-analyze", "verify", "--man=no", path],
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    said = process.communicate()[0].decode("utf-8")
+    assert (process.returncode, said) == (0, "")
