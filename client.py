@@ -42,9 +42,10 @@ class ServerGone(Exception):
 class Client(object):
     """A blocking connection to the server; use it with `with`, or `close` it.
 
-    With `tls`, an ssl.SSLContext, it is encrypted, and the server proves that it is `host`. Each method waits at most `timeout` seconds. It raises `protocol.RpcError` when the server
-    refuses, and `ServerGone` when no answer comes, or none that makes sense; the connection is
-    closed then, so that no later call can take an earlier call's answer for its own.
+    With `tls`, an ssl.SSLContext, it is encrypted, and the server proves that it is `host`. Each
+    method waits at most `timeout` seconds. It raises `protocol.RpcError` when the server refuses,
+    and `ServerGone` when no answer comes, or none that makes sense; the connection is closed then,
+    so that no later call can take an earlier call's answer for its own.
     """
 
     def __init__(self, host=HOST, port=PORT, timeout=ANSWER_SECONDS, tls=None):

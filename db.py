@@ -634,10 +634,10 @@ class Progress(object):
 
 # --- python db.py -----------------------------------------------------------------------------
 
-# What a terminal would take for a command, or show otherwise than it is: control characters, marks
-# that change the direction or are not seen (Unicode, general categories Cc, Zl, Zp and parts of Cf).
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-                          "\ufff9-\ufffb]")
+# What a terminal would take for a command, or show otherwise than it is: control characters, and
+# marks that change the direction or are not seen (Unicode's categories Cc, Zl, Zp, parts of Cf).
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+                          "\ufeff\ufff9-\ufffb]")
 
 
 def printable(text):

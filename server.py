@@ -103,15 +103,19 @@ class Floods(object):
 
     def __init__(self):
         self.others = {}                # (level, kind) -> how many came since the last line
+        self.tell_at = FOREVER          # when to log these numbers
 
-    def is_first(self, level, kind):
+    def is_first(self, now, level, kind):
         """Whether this one gets a line of its own; otherwise it is counted."""
+        if not self.others:
+            self.tell_at = now + constants.FLOOD_SECONDS
         number = self.others.get((level, kind), -1) + 1
         self.others[level, kind] = number
         return number == 0
 
-    def tell(self):
-        """Log the counts."""
+    def tell(self, now):
+        """Log the numbers."""
+        self.tell_at = now + constants.FLOOD_SECONDS
         for (level, kind), number in list(self.others.items()):
             if number:
                 log.log(level, "%s times=%d", kind, number)
@@ -155,7 +159,6 @@ class Server(object):
         self.slowest_tick = 0           # seconds, without the sleep
         self.events = []                # this tick's lines for the log
         self.floods = Floods()
-        self.tell_floods_at = FOREVER
         self.logs_trades = log.isEnabledFor(logging.DEBUG)
 
         self.selector = selectors.DefaultSelector()
@@ -183,7 +186,7 @@ class Server(object):
         for connection in list(self.connections):
             self.drop(connection, "stop")
             self.close(connection)
-        self.floods.tell()
+        self.floods.tell(self.now)
         self.log_events()
 
     def tick(self, timeout=None):
@@ -261,7 +264,7 @@ class Server(object):
 
     def pause_accepting(self, error):
         """Let the listener rest: out of descriptors it stays readable, and the loop would spin."""
-        if self.is_first(logging.ERROR, "accept_failed"):
+        if self.floods.is_first(self.now, logging.ERROR, "accept_failed"):
             log.error("accept_failed error=%s", errno.errorcode.get(error.errno, error.errno))
         self.accept_from = self.now + constants.ACCEPT_PAUSE_SECONDS
 
@@ -361,8 +364,9 @@ class Server(object):
             code = ErrorCode[refusal.reason.upper()]
             return None, code.error(refusal.message, **refusal.data)
         except Exception as defect:
-            if self.is_first(logging.ERROR, "defect error=%s" % type(defect).__name__):
-                log.exception("defect error=%s", type(defect).__name__)
+            name = type(defect).__name__
+            if self.floods.is_first(self.now, logging.ERROR, "defect error=%s" % name):
+                log.exception("defect error=%s", name)
             return None, ErrorCode.INTERNAL_ERROR.error("The server has a defect; it was logged.")
 
     def login(self, connection, nickname):
@@ -433,7 +437,7 @@ class Server(object):
     def refused(self, connection, reason, request=None):
         """Note an error that is sent as a reply."""
         self.refusals[reason] += 1
-        if self.is_first(logging.INFO, "refused reason=%s" % reason):
+        if self.floods.is_first(self.now, logging.INFO, "refused reason=%s" % reason):
             self.event("refused reason=%s method=%s param=%s nickname=%s peer=%s", reason,
                        request and request.method or "-",
                        quoted(request.args[0]) if request and request.args else "-",
@@ -454,12 +458,6 @@ class Server(object):
     def log_trade(self, method, item, account):
         log.debug("trade nickname=%s method=%s item=%s credits=%d", quoted(account.nickname),
                   method, quoted(item), account.credits)
-
-    def is_first(self, level, kind):
-        """Whether an event of this kind gets a line of its own, or is one of a flood."""
-        if not self.floods.others:
-            self.tell_floods_at = self.now + constants.FLOOD_SECONDS
-        return self.floods.is_first(level, kind)
 
     # --- write ------------------------------------------------------------------------------
 
@@ -520,7 +518,7 @@ class Server(object):
         if connection.phase is Phase.OPEN:
             if connection.account is not None:
                 self.end_login(connection, why)
-            elif self.is_first(logging.INFO, "closed why=%s" % why):
+            elif self.floods.is_first(self.now, logging.INFO, "closed why=%s" % why):
                 self.event("closed why=%s peer=%s", why, peer(connection))
         connection.phase = phase
 
@@ -544,7 +542,7 @@ class Server(object):
             return
         why = errno.errorcode.get(error.errno, "%s" % error.errno)
         if error.errno not in PEER_GONE \
-                and self.is_first(logging.ERROR, "socket_failed error=%s" % why):
+                and self.floods.is_first(self.now, logging.ERROR, "socket_failed error=%s" % why):
             log.error("socket_failed error=%s peer=%s", why, peer(connection))
         self.drop(connection, why)
 
@@ -566,9 +564,8 @@ class Server(object):
     def sweep(self):
         """Drop the connections whose time is up, and log the counts of floods."""
         self.next_sweep = self.now + constants.SWEEP_SECONDS
-        if self.floods.others and self.now >= self.tell_floods_at:
-            self.floods.tell()
-            self.tell_floods_at = self.now + constants.FLOOD_SECONDS
+        if self.floods.others and self.now >= self.floods.tell_at:
+            self.floods.tell(self.now)
         for connection in list(self.timed):
             deadline = min(connection.close_by, connection.progress_by)
             if deadline <= self.now:
