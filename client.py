@@ -60,7 +60,7 @@ class Client(object):
                 with contextlib.closing(self._sock) as plain:   # which then has given up its own
                     self._sock = tls.wrap_socket(plain, server_hostname=host)
         except (ssl.SSLError, ssl.CertificateError) as error:
-            reason = getattr(error, "verify_message", "") or getattr(error, "reason", "") or error
+            reason = getattr(error, "verify_message", "") or _tls_reason(error) or error
             raise ServerGone("TLS with %s failed: %s." % (self.address, reason))
         except (socket.error, UnicodeError) as error:   # UnicodeError: a host name that is none
             reason = getattr(error, "strerror", "this is no host name") or "no answer"
@@ -141,6 +141,11 @@ class Client(object):
             if not data:
                 raise socket.error(errno.ECONNRESET, "closed by the server")
             self._lines.feed(data)
+
+
+def _tls_reason(error):
+    """WRONG_VERSION_NUMBER, as OpenSSL has it, in words."""
+    return (getattr(error, "reason", "") or "").replace("_", " ").lower()
 
 
 def _read_anything(result):
@@ -356,8 +361,9 @@ def show_stats(connect):
     except ServerGone as gone:
         say("%s" % gone)
         return 1
-    except RpcError:
-        say("The server tells this only on the machine that it runs on.")
+    except RpcError as refusal:
+        say("The server tells this only on the machine that it runs on."
+            if refusal.reason == "method_not_found" else refusal.message)
         return 1
     for name, value in sorted(figures.items()):
         if type(value) is dict:
@@ -385,8 +391,8 @@ def main(arguments=None):
     try:
         tls = ssl.create_default_context(cafile=options.ca) if options.tls else None
     except EnvironmentError as error:                   # ssl.SSLError is one
-        parser.error("there are no certificates in %s: %s"
-                     % (options.ca, getattr(error, "reason", "") or error.strerror))
+        parser.error("there are no certificates in the file of --ca: %s"
+                     % (_tls_reason(error) or error.strerror))
 
     def connect():
         return Client(options.host, options.port, tls=tls)

@@ -50,8 +50,9 @@ _UPDATE = "UPDATE account SET credits = ?, items = ? WHERE id = ? AND credits = 
 _RECORD = ("INSERT INTO trade (account_id, time, what, item, price, credits) "
            "VALUES (?, ?, ?, ?, ?, ?)")
 
-# peewee wraps the driver's errors where it runs a statement itself, but not in `executemany`.
-_STORAGE_ERRORS = (peewee.PeeweeException, sqlite3.Error)
+# peewee wraps the driver's errors where it runs a statement itself, but not in `executemany`; a
+# damaged schema makes the driver raise UnicodeError.
+_STORAGE_ERRORS = (peewee.PeeweeException, sqlite3.Error, UnicodeError)
 
 
 class Refusal(Exception):
@@ -80,13 +81,15 @@ class OpenAccount(object):
     """An account in memory, for as long as its player is logged in.
 
     `stored` is the row (id, credits, items as text) as it was last loaded or stored, None when
-    there is none; `unsaved` says that a change waits for the next commit.
+    there is none; `unsaved` says that a change waits for the next commit; `version` is that of the
+    file when it was last loaded.
     """
-    __slots__ = ("nickname", "id", "credits", "items", "stored", "unsaved")
+    __slots__ = ("nickname", "id", "credits", "items", "stored", "unsaved", "version")
 
-    def __init__(self, nickname, stored):
+    def __init__(self, nickname, stored, version):
         self.nickname = nickname
         self.unsaved = False
+        self.version = version
         self.set_stored(stored)
 
     def set_stored(self, stored):
@@ -125,8 +128,9 @@ class Shop(object):
         self.largest_batch = 0
         self._unsaved = {}              # nickname -> OpenAccount
         self._ledger = []               # what was done to them: (OpenAccount, the columns of Trade)
+        self._version = None            # of the file; changes when another program stores something
+        self._has_looked = False        # for another version, since the last commit
         self._failed_commits = 0        # in a row
-        self._unusable = None           # the nickname whose row was last found unusable
 
     def close(self):
         """Give the file back. What was not committed is gone."""
@@ -146,14 +150,12 @@ class Shop(object):
         try:
             stored = self._load(nickname)
         except UnusableRow:
-            if nickname != self._unusable:      # once, not for every attempt
-                log.error("unusable_row nickname=%s", quoted(nickname))
-            self._unusable = nickname
+            log.error("unusable_row nickname=%s", quoted(nickname))
             raise Refusal("storage_failed", "This account cannot be read.")
         except _STORAGE_ERRORS as error:
             self._storage_failed(error)
             raise Refusal("storage_failed", "Accounts cannot be read at the moment.")
-        account = OpenAccount(nickname, stored)
+        account = OpenAccount(nickname, stored, self._version)
         if stored is None:
             account.credits = random.randint(*CREDITS_RANGE)
             self._changed(account, Trade.OPENING, "", 0)
@@ -164,8 +166,7 @@ class Shop(object):
         price = ITEMS.get(item)
         if price is None:
             raise _unknown_item()
-        if account.credits < price:
-            self._look_again(account)           # some may have been granted since the login
+        self._look_again(account)
         if item in account.items:
             raise Refusal("item_already_owned", "You own the %s already." % item)
         if account.credits < price:
@@ -178,6 +179,7 @@ class Shop(object):
 
     def sell(self, account, item):
         """Give an item's full price back for it. Raises Refusal."""
+        self._look_again(account)
         if item not in account.items:
             raise Refusal("item_not_owned", "You do not own that item.")
         price = ITEMS.get(item)
@@ -195,13 +197,17 @@ class Shop(object):
         self._ledger.append((account, what, item, price, account.credits))
 
     def _look_again(self, account):
-        """Take over the row as it is, unless the account has changes that wait for the commit, or
-        there is nothing to take over; then that is for the commit to find out."""
-        if not account.unsaved:
-            try:
+        """Take over the row as it is if another program has stored something, credits granted by
+        an operator mostly. Where that cannot be done, the commit will find out."""
+        try:
+            if not self._has_looked:
+                self._has_looked = True
+                self._version, = self._database.execute_sql("PRAGMA data_version").fetchone()
+            if account.version != self._version and not account.unsaved:
+                account.version = self._version
                 account.set_stored(self._load(account.nickname) or account.stored)
-            except (UnusableRow,) + _STORAGE_ERRORS:
-                pass
+        except (UnusableRow,) + _STORAGE_ERRORS:
+            pass
 
     # --- storing it -------------------------------------------------------------------------
 
@@ -212,6 +218,7 @@ class Shop(object):
         before these changes, or as someone else has made their rows meanwhile; `stored` is None
         where no row exists. With nothing to store there is no transaction.
         """
+        self._has_looked = False
         if not self._unsaved:
             return frozenset()
         accounts, ledger = list(self._unsaved.values()), self._ledger
@@ -262,7 +269,7 @@ class Shop(object):
                 row = None
             if account.stored is None or row != (account.id,) + account.row():
                 conflicts[account] = row
-                log.error("changed_outside nickname=%s", quoted(account.nickname))
+                log.warning("changed_outside nickname=%s", quoted(account.nickname))
         return conflicts
 
     def _record(self, ledger, failed):
@@ -293,13 +300,23 @@ class Shop(object):
 
     def _storage_failed(self, error):
         if not self._failed_commits:    # once, not for every player who is refused
-            log.error("storage_failed error=%s", quoted("%s" % error))
+            log.error("storage_failed error=%s", quoted(_said(error)))
         self._failed_commits += 1
 
     def _storage_works(self):
         if self._failed_commits:
             log.warning("storage_works failures=%d", self._failed_commits)
             self._failed_commits = 0
+
+
+def _said(error):
+    """What one of _STORAGE_ERRORS says."""
+    if isinstance(error, UnicodeError):
+        return "it holds names that are no text"
+    said = error.args[0] if error.args else ""
+    if isinstance(said, bytes):                         # 2.7
+        said = said.decode("utf-8", "replace")
+    return printable("%s" % said)
 
 
 def _is_usable(row):
@@ -332,17 +349,17 @@ def create_tables(path):
     database = _connect(path, TOOL_SECONDS, _DURABLE + _BESIDE_A_SERVER)
     try:
         with database.bind_ctx(TABLES):
-            upgrade = Account.table_exists() and not Trade.table_exists()
-            if upgrade:
+            if Account.table_exists() and not Trade.table_exists():
                 lock = _lock(path)      # a server of before the ledger would go on without it
             with database.atomic("IMMEDIATE"):
+                upgrade = Account.table_exists() and not Trade.table_exists()       # still
                 database.create_tables(TABLES)
                 _check_schema(database, path)
                 if upgrade:
                     database.execute_sql(
                         _OPEN_ACCOUNTS, (int(time.time()), Trade.OPENING))
     except _STORAGE_ERRORS as error:
-        raise CannotOpen("cannot create the tables in %s: %s" % (path, error))
+        raise CannotOpen("cannot create the tables in %s: %s" % (path, _said(error)))
     finally:
         database.close()
         if lock:
@@ -359,12 +376,12 @@ def _check_exists(path):
         raise CannotOpen("there is no database %s: create it with: %s" % (path, _command(path)))
 
 
-def _open(path, patience, pragmas):
-    """A connected peewee database that has its tables. Raises CannotOpen."""
+def _open(path, patience, pragmas, models=TABLES):
+    """A connected peewee database that has the tables of the models. Raises CannotOpen."""
     _check_exists(path)
     database = _connect(path, patience, pragmas)
     try:
-        _check_schema(database, path)
+        _check_schema(database, path, models)
     except CannotOpen:
         database.close()
         raise
@@ -385,7 +402,7 @@ def _connect(path, patience, pragmas):
                     for name in ("journal_mode", "synchronous")]
     except _STORAGE_ERRORS as error:
         database.close()
-        raise CannotOpen("cannot open the database %s: %s" % (path, error))
+        raise CannotOpen("cannot open the database %s: %s" % (path, _said(error)))
     if ("synchronous", "full") in pragmas and settings != ["wal", 2]:
         database.close()
         raise CannotOpen("the database %s cannot be made durable (journal_mode, synchronous = %s)"
@@ -393,18 +410,20 @@ def _connect(path, patience, pragmas):
     return database
 
 
-def _check_schema(database, path):
-    """Raises CannotOpen unless the tables are there, with the columns of the models."""
-    for model in TABLES:
+def _check_schema(database, path, models=TABLES):
+    """Raises CannotOpen unless the tables are there, with the columns of the models, and nicknames
+    are unique."""
+    for model in models:
         table = model._meta.table_name
         try:
             if not database.table_exists(table):
                 raise CannotOpen("the database %s has no table %s: create it with: %s"
                                  % (path, table, _command(path)))
             columns = {column.name for column in database.get_columns(table)}
+            unique = [index.columns for index in database.get_indexes(table) if index.unique]
         except _STORAGE_ERRORS as error:
-            raise CannotOpen("cannot read the database %s: %s" % (path, error))
-        if columns != set(model._meta.columns):
+            raise CannotOpen("cannot read the database %s: %s" % (path, _said(error)))
+        if columns != set(model._meta.columns) or (model is Account and ["nickname"] not in unique):
             raise CannotOpen("the table %s of %s is not that of this program" % (table, path))
 
 
@@ -446,7 +465,7 @@ def create(path, out):
 def show(path, out, nickname):
     """Print an account."""
     with _open_to_read(path) as database:
-        _, credits, items = _find(database, nickname)
+        _, credits, items = _find_usable(database, nickname)
     out.write("nickname  %s\ncredits   %s\nitems     %s\n" % (
         quoted(nickname), credits, printable(items).replace(",", ", ") or "none"))
 
@@ -467,10 +486,11 @@ def history(path, out, nickname):
 
 def grant(path, out, nickname, credits):
     """Give an account credits, or take some with a number below 0. Its player may be logged in:
-    what was granted counts from the next purchase or sale on, and shows with its answer."""
+    the next purchase or sale counts with them, and shows them. (If it happens in this very moment
+    it may be refused once, with nothing lost.)"""
     with contextlib.closing(_open(path, TOOL_SECONDS, _DURABLE + _BESIDE_A_SERVER)) as database:
         with database.bind_ctx(TABLES), database.atomic("IMMEDIATE"):
-            id, before, _ = _find(database, nickname)
+            id, before, _ = _find_usable(database, nickname)
             after = before + credits
             if not 0 <= after <= MAX_CREDITS:
                 raise CommandFailed("%s has %d credits; they can be 0 to %d"
@@ -486,7 +506,8 @@ def backup(path, out, target):
     folder = os.path.dirname(os.path.abspath(target))
     if os.path.lexists(target):
         raise CommandFailed("%s exists already; a backup overwrites nothing" % target)
-    with contextlib.closing(_open(path, TOOL_SECONDS, _BESIDE_A_SERVER)) as database:
+    # The ledger may be missing: one makes a backup before an upgrade.
+    with contextlib.closing(_open(path, TOOL_SECONDS, _BESIDE_A_SERVER, [Account])) as database:
         handle, unfinished = tempfile.mkstemp(".unfinished", os.path.basename(target) + ".", folder)
         try:
             with Progress(database.connection(), "copying"):
@@ -517,38 +538,41 @@ def verify(path, out):
             found += 1
             progress.clear()
             out.write("%s\n" % problem)
-    out.write("%d accounts, %d rows of the ledger: %s\n"
-              % (accounts, rows, "all right" if not found else "%d problems" % found))
+    out.write("accounts: %d, rows of the ledger: %d, problems: %d\n" % (accounts, rows, found))
     return 1 if found else 0
 
 
 def _differences(database, progress, total):
     """Replay the ledger, one account after the other; a sentence for each thing that is wrong."""
-    # Both tables in the order of accounts, each account before its rows. What is no number counts
-    # as 0, to be found wrong instead of being in the way.
     progress.stage("sorting the ledger")
-    merged = itertools.groupby(database.execute_sql(
-        "SELECT id, 0, CAST(nickname AS TEXT), credits, "
-        "CASE typeof(items) WHEN 'text' THEN items ELSE quote(items) END, 0 FROM account UNION ALL "
-        "SELECT CAST(account_id AS INTEGER), id, what, CAST(credits AS INTEGER), "
-        "CAST(item AS TEXT), CAST(price AS INTEGER) FROM trade ORDER BY 1, 2"),
+    merged = itertools.groupby(database.execute_sql(    # each account before its rows
+        "SELECT id, 0, 0, nickname, items, 0, credits, 0 FROM account UNION ALL "
+        "SELECT account_id, 1, id, what, item, price, credits, time FROM trade ORDER BY 1, 2, 3"),
         operator.itemgetter(0))
     for number, (id, rows) in enumerate(merged):
         progress.advance("replaying the ledger", number, total)
-        _, trade, nickname, credits, items, _ = next(rows)
-        if trade:
-            yield "row %d of the ledger is of account %d, which is not there" % (trade, id)
+        first = next(rows)
+        if first[1]:
+            for row in itertools.chain([first], rows):
+                yield "row %d of the ledger is of account %s, which is not there" % (row[2], shown(id))
         else:
-            for problem in _replay(credits, items, rows):
-                yield "account %s: %s" % (quoted(nickname), problem)
+            _, _, _, nickname, items, _, credits, _ = first
+            for problem in _replay(nickname, credits, items, rows):
+                yield "account %s: %s" % (shown(nickname), problem)
 
 
-def _replay(stored_credits, stored_items, rows):
+def _replay(nickname, stored_credits, stored_items, rows):
     """What is wrong with an account, given its rows of the ledger."""
+    if not isinstance(nickname, type("")) or not nickname:
+        yield "its nickname is no text"
     credits, items = None, []
-    for _, id, what, credits_afterwards, item, price in rows:
+    for _, _, id, what, item, price, credits_afterwards, when in rows:
+        row = "row %d of the ledger" % id
+        if not _is_row(what, item, price, credits_afterwards, when):
+            yield "%s is none that the shop writes" % row
+            continue
         if (what == Trade.OPENING) != (credits is None):
-            yield "row %d of the ledger is %s opening" % (id, "no" if credits is None else "another")
+            yield "%s is %s opening" % (row, "no" if credits is None else "another")
         if what == Trade.OPENING:
             credits, items = credits_afterwards, item.split(",") if item else []
         elif what == Trade.PURCHASE:
@@ -559,18 +583,30 @@ def _replay(stored_credits, stored_items, rows):
             if what == Trade.SALE and item in items:
                 items.remove(item)
             elif what == Trade.SALE:
-                yield "row %d of the ledger sells %s, which was not owned" % (id, quoted(item))
+                yield "%s sells %s, which was not owned" % (row, quoted(item))
         if credits != credits_afterwards:
-            yield ("row %d of the ledger should have %d credits, it has %d"
-                   % (id, credits, credits_afterwards))
+            yield "%s should have %d credits, it has %d" % (row, credits, credits_afterwards)
             credits = credits_afterwards
     if credits is None:
-        yield "it has no row in the ledger"
-    elif stored_credits != credits:
-        yield "it has %s credits, by the ledger it should have %d" % (stored_credits, credits)
-    if stored_items != ",".join(items):
+        yield "it has no opening in the ledger"
+    elif stored_credits != credits or not isinstance(stored_credits, int):
+        yield "it has %s credits, by the ledger it should have %d" % (shown(stored_credits), credits)
+    if not isinstance(stored_items, type("")) or stored_items != ",".join(items):
         yield ("its items are %s, by the ledger they should be %s"
-               % (quoted(stored_items), quoted(",".join(items))))
+               % (shown(stored_items), quoted(",".join(items))))
+
+
+def _is_row(what, item, price, credits, when):
+    """Whether the types and values are such as the shop writes; SQLite itself takes any."""
+    return (all(isinstance(number, int) for number in (price, credits, when))
+            and isinstance(item, type("")) and isinstance(what, type(""))
+            and (what in (Trade.PURCHASE, Trade.SALE) and item != ""
+                 or what == Trade.GRANT and item == "" or what == Trade.OPENING and price == 0))
+
+
+def shown(value):
+    """Any value of the database, for people."""
+    return quoted(value) if isinstance(value, type("")) else printable("%r" % (value,))
 
 
 @contextlib.contextmanager
@@ -587,6 +623,11 @@ def _find(database, nickname):
     row = database.execute_sql(_SELECT, (nickname,)).fetchone()
     if row is None:
         raise CommandFailed("there is no account %s" % quoted(nickname))
+    return row
+
+
+def _find_usable(database, nickname):
+    row = _find(database, nickname)
     if not _is_usable(row):
         raise CommandFailed("the row of account %s cannot be used; verify tells more"
                             % quoted(nickname))
@@ -597,7 +638,7 @@ class Progress(object):
     """One line on the terminal about a long command; nothing where there is no terminal."""
 
     def __init__(self, connection, stage):
-        self.is_terminal = sys.stderr.isatty()
+        self.is_terminal = sys.stderr is not None and sys.stderr.isatty()
         self.begin = time.time()
         self.stage(stage)
         # SQLite calls this out of a long statement; Ctrl-C, too, has its effect then.
@@ -622,8 +663,9 @@ class Progress(object):
                                              100 * done // max(total, 1)))
 
     def draw(self):
-        if self.is_terminal:
-            sys.stderr.write(str("\r%s %d s\x1b[K" % (self.text, time.time() - self.begin)))
+        if self.is_terminal:        # which is to cut it, not to go on in the next line
+            sys.stderr.write(str("\r\x1b[?7l%s %d s\x1b[K\x1b[?7h"
+                                 % (self.text, time.time() - self.begin)))
             sys.stderr.flush()
 
     def clear(self):
@@ -636,8 +678,10 @@ class Progress(object):
 
 # What a terminal would take for a command, or show otherwise than it is: control characters, and
 # marks that change the direction or are not seen (Unicode's categories Cc, Zl, Zp, parts of Cf).
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f"
-                          "\ufeff\ufff9-\ufffb]")
+# Halves of surrogate pairs, too, but for a narrow build of 2.7, which has whole characters so.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+                          "\ufeff\ufff9-\ufffb%s]"
+                          % ("\ud800-\udfff" if sys.maxunicode > 0xffff else ""))
 
 
 def printable(text):
@@ -667,11 +711,20 @@ def path_name(argument):
 def nickname(argument):
     """A nickname of the command line, as text."""
     try:
-        name = path_name(argument)
-        name.encode("utf-8")
-        return name
+        if type(argument) is not type(""):
+            argument = argument.decode(sys.getfilesystemencoding())
+        argument.encode("utf-8")
+        return argument
     except UnicodeError:
         raise argparse.ArgumentTypeError("a nickname is text")
+
+
+def credits_to_grant(argument):
+    """A number other than 0."""
+    try:
+        return int(argument) or int("nothing")
+    except ValueError:
+        raise argparse.ArgumentTypeError("%s is not a number of credits to give or take" % argument)
 
 
 COMMANDS = [        # each with its arguments
@@ -681,7 +734,7 @@ COMMANDS = [        # each with its arguments
     (show, [("nickname", nickname, "whose account")]),
     (backup, [("file", path_name, "the copy; it must not exist")]),
     (grant, [("nickname", nickname, "whose account"),
-             ("credits", int, "how many; below 0 to take some")]),
+             ("credits", credits_to_grant, "how many; below 0 to take some")]),
 ]
 
 
@@ -703,24 +756,35 @@ def main(arguments=None):
     chosen = parser.parse_args(rest or ["create"])
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    out = io.open(sys.stdout.fileno(), "w", encoding=locale.getpreferredencoding(),
-                  errors="backslashreplace", closefd=False)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)       # which leaves nothing half done
+    interrupted = 128 + signal.SIGINT                           # as shells have it
     try:
-        with out:
+        with _open_output() as out:
             return chosen.run(options.database, out,
                               *[getattr(chosen, name) for name in chosen.parameters]) or 0
     except (CannotOpen, CommandFailed) as error:
         log.error("%s", error)
     except _STORAGE_ERRORS as error:
-        log.error("%s failed: %s", chosen.run.__name__, error)
+        if _said(error) == "interrupted":               # the signal came while SQLite was at work
+            return interrupted
+        log.error("%s failed: %s", chosen.run.__name__, _said(error))
     except EnvironmentError as error:
         if error.errno != errno.EPIPE:                  # whoever read our output has enough
-            log.error("%s failed: %s", chosen.run.__name__, error.strerror)
+            log.error("%s failed: %s: %s", chosen.run.__name__, error.strerror, error.filename)
     except KeyboardInterrupt:
-        return 128 + signal.SIGINT                      # as shells have it
+        return interrupted
     return 1
 
 
+def _open_output():
+    """Standard output for text; what it cannot show is escaped."""
+    try:
+        return io.open(sys.stdout.fileno(), "w", encoding=locale.getpreferredencoding(),
+                       errors="backslashreplace", closefd=False)
+    except (AttributeError, EnvironmentError):          # closed by whoever started us
+        return io.open(os.devnull, "w")
+
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

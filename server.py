@@ -99,23 +99,28 @@ class Floods(object):
     """Which events of the log are the first of their kind, and how many others came after it.
 
     A kind, the text that its lines begin with, is forgotten when it has not come for a while.
+    As a filter of a logger it takes the first word of each message for its kind.
     """
 
-    def __init__(self):
+    def __init__(self, clock):
+        self.clock = clock
         self.others = {}                # (level, kind) -> how many came since the last line
         self.tell_at = FOREVER          # when to log these numbers
 
-    def is_first(self, now, level, kind):
+    def filter(self, record):
+        return self.is_first(record.levelno, record.msg.split(None, 1)[0])
+
+    def is_first(self, level, kind):
         """Whether this one gets a line of its own; otherwise it is counted."""
         if not self.others:
-            self.tell_at = now + constants.FLOOD_SECONDS
+            self.tell_at = self.clock() + constants.FLOOD_SECONDS
         number = self.others.get((level, kind), -1) + 1
         self.others[level, kind] = number
         return number == 0
 
-    def tell(self, now):
+    def tell(self):
         """Log the numbers."""
-        self.tell_at = now + constants.FLOOD_SECONDS
+        self.tell_at = self.clock() + constants.FLOOD_SECONDS
         for (level, kind), number in list(self.others.items()):
             if number:
                 log.log(level, "%s times=%d", kind, number)
@@ -157,8 +162,8 @@ class Server(object):
         self.refusals = Counter()       # by reason
         self.slowest_commit = 0         # seconds
         self.slowest_tick = 0           # seconds, without the sleep
-        self.events = []                # this tick's lines for the log
-        self.floods = Floods()
+        self.events = []                # of this tick, for the log: (account to be stored, line)
+        self.floods = Floods(clock)
         self.logs_trades = log.isEnabledFor(logging.DEBUG)
 
         self.selector = selectors.DefaultSelector()
@@ -181,12 +186,13 @@ class Server(object):
         deadline = self.clock() + constants.STOP_SECONDS
         for connection in list(self.connections):
             self.settle(connection)
+        self.log_events()
         while self.connections and self.clock() < deadline:
             self.tick(deadline - self.clock())
         for connection in list(self.connections):
             self.drop(connection, "stop")
             self.close(connection)
-        self.floods.tell(self.now)
+        self.floods.tell()
         self.log_events()
 
     def tick(self, timeout=None):
@@ -264,7 +270,7 @@ class Server(object):
 
     def pause_accepting(self, error):
         """Let the listener rest: out of descriptors it stays readable, and the loop would spin."""
-        if self.floods.is_first(self.now, logging.ERROR, "accept_failed"):
+        if self.floods.is_first(logging.ERROR, "accept_failed"):
             log.error("accept_failed error=%s", errno.errorcode.get(error.errno, error.errno))
         self.accept_from = self.now + constants.ACCEPT_PAUSE_SECONDS
 
@@ -365,7 +371,7 @@ class Server(object):
             return None, code.error(refusal.message, **refusal.data)
         except Exception as defect:
             name = type(defect).__name__
-            if self.floods.is_first(self.now, logging.ERROR, "defect error=%s" % name):
+            if self.floods.is_first(logging.ERROR, "defect error=%s" % name):
                 log.exception("defect error=%s", name)
             return None, ErrorCode.INTERNAL_ERROR.error("The server has a defect; it was logged.")
 
@@ -380,8 +386,8 @@ class Server(object):
         connection.close_by = FOREVER
         if account.unsaved:
             self.unsure.add(connection)
-        self.event("login nickname=%s peer=%s created=%s", quoted(nickname), peer(connection),
-                   "yes" if created else "no")
+        self.event(connection, "login nickname=%s peer=%s created=%s", quoted(nickname),
+                   peer(connection), "yes" if created else "no")
         return {"account": tell(account), "created": created, "catalog": CATALOG}
 
     def ping(self, connection):
@@ -424,8 +430,8 @@ class Server(object):
 
     def end_login(self, connection, why):
         """Free the nickname of a connection that is logged in."""
-        self.event("logout nickname=%s peer=%s why=%s", quoted(connection.account.nickname),
-                   peer(connection), why)
+        self.event(connection, "logout nickname=%s peer=%s why=%s",
+                   quoted(connection.account.nickname), peer(connection), why)
         del self.players[connection.account.nickname]
         connection.account = None
         connection.close_by = self.now + constants.LOGIN_SECONDS
@@ -437,22 +443,23 @@ class Server(object):
     def refused(self, connection, reason, request=None):
         """Note an error that is sent as a reply."""
         self.refusals[reason] += 1
-        if self.floods.is_first(self.now, logging.INFO, "refused reason=%s" % reason):
-            self.event("refused reason=%s method=%s param=%s nickname=%s peer=%s", reason,
+        if self.floods.is_first(logging.INFO, "refused reason=%s" % reason):
+            self.event(None, "refused reason=%s method=%s param=%s nickname=%s peer=%s", reason,
                        request and request.method or "-",
                        quoted(request.args[0]) if request and request.args else "-",
                        quoted(connection.account.nickname) if connection.account else "-",
                        peer(connection))
 
-    def event(self, text, *arguments):
+    def event(self, connection, text, *arguments):
         """Have a line logged at the end of this tick: with all others at once, since logging costs
-        more than a login."""
+        more than a login. It is dropped if it is about a login that could not be stored."""
         if log.isEnabledFor(logging.INFO):
-            self.events.append(text % arguments)
+            account = connection.account if connection in self.unsure else None
+            self.events.append((account, text % arguments))
 
     def log_events(self):
         if self.events:
-            log.info("\n".join(self.events))
+            log.info("\n".join(line for _, line in self.events))
             del self.events[:]
 
     def log_trade(self, method, item, account):
@@ -473,6 +480,7 @@ class Server(object):
             if connection and (account.stored is None or connection in self.unsure):
                 # Of an account that is not there, or not as its player was told.
                 self.end_login(connection, STORAGE_FAILED.reason)
+        self.events = [event for event in self.events if event[0] not in failed]
         del self.staged[:]
         self.unsure.clear()
 
@@ -518,8 +526,8 @@ class Server(object):
         if connection.phase is Phase.OPEN:
             if connection.account is not None:
                 self.end_login(connection, why)
-            elif self.floods.is_first(self.now, logging.INFO, "closed why=%s" % why):
-                self.event("closed why=%s peer=%s", why, peer(connection))
+            elif self.floods.is_first(logging.INFO, "closed why=%s" % why):
+                self.event(None, "closed why=%s peer=%s", why, peer(connection))
         connection.phase = phase
 
     def finish(self, connection, why):
@@ -542,7 +550,7 @@ class Server(object):
             return
         why = errno.errorcode.get(error.errno, "%s" % error.errno)
         if error.errno not in PEER_GONE \
-                and self.floods.is_first(self.now, logging.ERROR, "socket_failed error=%s" % why):
+                and self.floods.is_first(logging.ERROR, "socket_failed error=%s" % why):
             log.error("socket_failed error=%s peer=%s", why, peer(connection))
         self.drop(connection, why)
 
@@ -565,7 +573,7 @@ class Server(object):
         """Drop the connections whose time is up, and log the counts of floods."""
         self.next_sweep = self.now + constants.SWEEP_SECONDS
         if self.floods.others and self.now >= self.floods.tell_at:
-            self.floods.tell(self.now)
+            self.floods.tell()
         for connection in list(self.timed):
             deadline = min(connection.close_by, connection.progress_by)
             if deadline <= self.now:
@@ -653,8 +661,8 @@ def listen(host, port):
     except (socket.error, UnicodeError) as error:       # UnicodeError: a host name that is none
         if sock is not None:
             sock.close()
-        raise CannotListen("cannot listen on %s:%s: %s"
-                           % (host, port, getattr(error, "strerror", "no such host")))
+        raise CannotListen("cannot listen on %s: %s" % (protocol.address(host, port),
+                                                        getattr(error, "strerror", "no such host")))
 
 
 def client_limit():
@@ -720,6 +728,7 @@ def main(arguments=None):
         log.error("%s", error)
         return 1
     server = Server(shop, listener, client_limit())
+    logging.getLogger("lavka.db").addFilter(server.floods)
     stop_on_signals(server)
     log.info("start version=%s python=%s engine=%s database=%s max_clients=%d", constants.VERSION,
              sys.version.split()[0], quoted(shop.engine), quoted(options.database),
@@ -727,7 +736,7 @@ def main(arguments=None):
     address, port = listener.getsockname()[:2]
     if not address.startswith("127.") and address != "::1":
         log.warning("not_loopback address=%s: nicknames are not passwords, whoever reaches the port "
-                    "can play as anybody", address)
+                    "can play as anybody", quoted(address))
     log.info("listening on %s:%d", options.host, port)
     server.run()
     shop.close()

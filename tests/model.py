@@ -11,7 +11,6 @@ class Model(object):
     def __init__(self):
         self.accounts = {}      # nickname -> (credits, items)
         self.logins = {}        # client -> nickname
-        self.stale = {}         # nickname -> the credits that the server believes it has
         self.broken = False     # whether changes cannot be stored
 
     def login(self, client, nickname):
@@ -25,14 +24,11 @@ class Model(object):
         return self.accounts.get(nickname, "new")
 
     def buy(self, client, item):
-        nickname = self.logins.get(client)
-        credits, items = self.accounts.get(nickname, (0, []))
-        if self.stale.get(nickname, credits) < ITEMS.get(item, 0):
-            self.stale.pop(nickname, None)      # it looks again before it says no
+        credits, items = self.accounts.get(self.logins.get(client), (0, []))
         return ("not_logged_in" if client not in self.logins
                 else "unknown_item" if item not in ITEMS
                 else "item_already_owned" if item in items
-                else "not_enough_credits" if self.stale.get(nickname, credits) < ITEMS[item]
+                else "not_enough_credits" if credits < ITEMS[item]
                 else self.change(client, credits - ITEMS[item], items + [item]))
 
     def sell(self, client, item):
@@ -42,21 +38,10 @@ class Model(object):
                 else self.change(client, credits + ITEMS[item], [i for i in items if i != item]))
 
     def change(self, client, credits, items):
-        nickname = self.logins[client]
-        if self.broken or self.stale.pop(nickname, None) is not None:
+        if self.broken:
             return "storage_failed"
-        self.accounts[nickname] = credits, items
+        self.accounts[self.logins[client]] = credits, items
         return credits, items
 
     def logout(self, client):
-        nickname = self.logins.pop(client, None)
-        self.stale.pop(nickname, None)
-        return "not_logged_in" if nickname is None else True
-
-    def grant(self, nickname, credits):
-        """From outside; the server does not know."""
-        before, items = self.accounts[nickname]
-        self.accounts[nickname] = before + credits, items
-        believed = self.stale.pop(nickname, before)
-        if nickname in self.logins.values() and believed != before + credits:
-            self.stale[nickname] = believed
+        return True if self.logins.pop(client, None) else "not_logged_in"

@@ -8,11 +8,12 @@ import random
 import re
 import sqlite3
 import subprocess
+import sys
 import time
 
 import pytest
 import torture
-from conftest import Peer, reason, request, wait_for
+from conftest import ROOT, Peer, audit, environment, reason, request, wait_for
 
 from constants import ACCEPT_PAUSE_SECONDS, BUSY_SECONDS
 
@@ -83,6 +84,29 @@ def test_storage_that_fails_refuses_changes_goes_on_reading_and_recovers(program
     assert len(errors) == 1 and "storage_failed error=" in errors[0]
     assert ("disk" in errors[0]) == (fault is fill_disk)        # it tells the cause
     assert "storage_works failures=" in program.log()
+
+
+def test_commands_beside_a_server_that_trades(program, directory):
+    """They see one state of the file, and the players hardly see them."""
+    traders = [torture.Trader("trader %d" % number, random.Random(number)) for number in range(20)]
+    for trader in traders:
+        trader.log_in(program.port)
+    copy = os.path.join(directory, "copy.db")
+    for command in (["verify"], ["backup", copy], ["verify"], ["grant", "other", "5"]):
+        if command[0] == "grant":
+            Peer(program.port, "other").close()
+        torture.drive(traders, 0.1, 4)
+        process = subprocess.Popen(
+            [sys.executable, os.path.join(ROOT, "db.py"), "--database", program.database] + command,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment())
+        while process.poll() is None:
+            torture.drive(traders, 0.02, 4)
+        assert process.returncode == 0, process.stdout.read()
+    audit(copy)
+    for trader in traders:
+        trader.peer.close()
+    program.kill()
+    audit(program.database)
 
 
 STRACE = [path for path in os.environ["PATH"].split(os.pathsep)

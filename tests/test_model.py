@@ -99,10 +99,10 @@ class Sessions(RuleBasedStateMachine):
     @rule(nickname=NICKNAMES, credits=st.sampled_from([1, 40, 500, -25, -1]))
     def grant(self, nickname, credits):
         """From the command line, while the player may be logged in."""
-        before, _ = self.model.accounts.get(nickname, (0, []))
+        before, items = self.model.accounts.get(nickname, (0, []))
         if nickname in self.model.accounts and not self.model.broken and before + credits >= 0:
             db.grant(self.path, io.StringIO(), nickname, credits)
-            self.model.grant(nickname, credits)
+            self.model.accounts[nickname] = (before + credits, items)
             self.totals[nickname] += credits
 
     @rule()
@@ -114,7 +114,6 @@ class Sessions(RuleBasedStateMachine):
     def restart(self):
         self.ticker.close()
         self.model.logins.clear()
-        self.model.stale.clear()
         self.start()
 
     @invariant()

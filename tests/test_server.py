@@ -172,6 +172,7 @@ def test_a_batch_of_notifications_is_not_answered(ticker):
 def test_a_defect_is_logged_and_not_shown(ticker, caplog):
     bob, _ = ticker.client("bob")
     ann, connection = ticker.client("ann")
+    ticker.call(ann, "sell", item=CHEAP)
     connection.account.items = None                     # no refusal covers that
     ann.send(request("buy", item=CHEAP))
     assert ticker.call(bob, "buy", item=CHEAP)["result"]        # the others are unharmed
@@ -719,11 +720,29 @@ def test_a_row_deleted_from_outside_ends_the_login(ticker, database):
     assert ticker.call(bob, "login", nickname="bob")["result"]["created"] is True
 
 
-def test_a_row_changed_from_outside_fails_one_player_once(ticker, database):
+def test_what_changed_outside_counts_from_the_next_request_on(ticker, database):
+    bob, _ = ticker.client("bob")
+    for credits in (99, 77):
+        with sqlite3.connect(database) as connection:
+            connection.execute("UPDATE account SET credits = ?, items = 'bow'", (credits,))
+        account = ticker.call(bob, "buy", item=CHEAP)["result"]["account"]
+        assert account["items"] == ["bow", CHEAP] and account["credits"] == credits - ITEMS[CHEAP]
+
+
+def test_a_row_changed_from_outside_in_a_tick_fails_one_player_once(ticker, database):
     bob, _ = ticker.client("bob")
     ann, _ = ticker.client("ann")
-    with sqlite3.connect(database) as connection:
-        connection.execute("UPDATE account SET credits = 99, items = 'bow' WHERE nickname = 'bob'")
+    commit = ticker.shop.commit
+
+    def change_and_commit():
+        if ticker.shop._unsaved:
+            ticker.shop.commit = commit
+            with sqlite3.connect(database) as connection:
+                connection.execute("UPDATE account SET credits = 99, items = 'bow' "
+                                   "WHERE nickname = 'bob'")
+        return commit()
+
+    ticker.shop.commit = change_and_commit
     bob.send(request("buy", item=CHEAP))
     ann.send(request("buy", item=CHEAP))
     assert reason(ticker.replies(bob, 1)[0]) == "storage_failed"
@@ -968,12 +987,18 @@ def test_a_login_that_could_not_be_stored(ticker, database, lines):
     holder = locked(database)
     peer, _ = ticker.client()
     assert reason(ticker.call(peer, "login", nickname="bob")) == "storage_failed"
-    holder.close()
     assert lines() == [
-        'storage_failed error="database is locked"',    # what ends a tick is told before its events
-        'login nickname="bob" peer=127.0.0.1:N created=yes',
-        'refused reason=storage_failed method=login param="bob" nickname="bob" peer=127.0.0.1:N',
-        'logout nickname="bob" peer=127.0.0.1:N why=storage_failed']
+        'storage_failed error="database is locked"',
+        'refused reason=storage_failed method=login param="bob" nickname="bob" peer=127.0.0.1:N']
+    peer.send(request("login", nickname="bob") + request("logout"))
+    ticker.replies(peer, 2)
+    assert lines() == []                                # one of a flood; and there was no login
+    holder.close()
+    peer.send(request("login", nickname="bob") + request("logout"))
+    ticker.replies(peer, 2)
+    assert lines() == ["storage_works failures=2",
+                       'login nickname="bob" peer=127.0.0.1:N created=yes',
+                       'logout nickname="bob" peer=127.0.0.1:N why=logout']
 
 
 def test_a_flood_is_one_line_and_a_count(ticker, lines):
@@ -996,6 +1021,21 @@ def test_a_flood_is_one_line_and_a_count(ticker, lines):
     assert not ticker.server.floods.others              # calm again: the next one has a line
     ticker.exchange(peer, b"?\n")
     assert lines() == ['refused reason=parse_error method=- param=- nickname="bob" peer=127.0.0.1:N']
+
+
+def test_a_flood_from_the_storage_is_one_line_and_a_count(program):
+    with sqlite3.connect(program.database) as connection:
+        connection.execute("INSERT INTO account (nickname, credits, items) VALUES ('ann', 'x', ''), "
+                           "('bob', 'x', '')")
+    begin = len(program.log())
+    peer = Peer(program.port)
+    for _ in range(20):
+        for nickname in ("ann", "bob"):
+            assert reason(peer.call("login", nickname=nickname)) == "storage_failed"
+    assert program.log()[begin:].count("unusable_row nickname=") == 1
+    program.process.terminate()
+    assert program.wait() == 0
+    assert "ERROR unusable_row times=39" in program.log()
 
 
 def test_a_flood_of_defects_is_one_traceback(ticker, caplog):
