@@ -43,6 +43,8 @@ from models import TABLES, Account, Trade
 
 log = logging.getLogger("lavka.db")
 
+_TEXT = type("")                # unicode on 2.7
+
 _SELECT = "SELECT id, credits, items FROM account WHERE nickname = ?"
 _INSERT = "INSERT OR IGNORE INTO account (credits, items, nickname) VALUES (?, ?, ?)"
 # Compares with what was last loaded or stored: a row that someone else changed since is left alone.
@@ -166,7 +168,8 @@ class Shop(object):
         price = ITEMS.get(item)
         if price is None:
             raise _unknown_item()
-        self._look_again(account)
+        if account.version != self._version or not self._has_looked:
+            self._look_again(account)
         if item in account.items:
             raise Refusal("item_already_owned", "You own the %s already." % item)
         if account.credits < price:
@@ -179,7 +182,8 @@ class Shop(object):
 
     def sell(self, account, item):
         """Give an item's full price back for it. Raises Refusal."""
-        self._look_again(account)
+        if account.version != self._version or not self._has_looked:
+            self._look_again(account)
         if item not in account.items:
             raise Refusal("item_not_owned", "You do not own that item.")
         price = ITEMS.get(item)
@@ -221,44 +225,45 @@ class Shop(object):
         self._has_looked = False
         if not self._unsaved:
             return frozenset()
-        accounts, ledger = list(self._unsaved.values()), self._ledger
+        rows = {account: account.row() for account in self._unsaved.values()}
+        ledger = self._ledger
         self._unsaved, self._ledger = {}, []
         try:
             self._database.begin("IMMEDIATE")
-            failed = self._write(accounts)
-            rows = self._record(ledger, failed)
+            failed = self._write(rows)
+            recorded = self._record(ledger, failed)
             self._database.commit()
         except _STORAGE_ERRORS as error:
             self._storage_failed(error)
             self._roll_back()
-            failed = {account: account.stored for account in accounts}
+            failed = {account: account.stored for account in rows}
         else:
             self._storage_works()
             self.commits += 1
-            self.trades += sum(row[2] != Trade.OPENING for row in rows)
-            self.largest_batch = max(self.largest_batch, len(rows))
-        for account in accounts:
+            self.trades += sum(row[2] != Trade.OPENING for row in recorded)
+            self.largest_batch = max(self.largest_batch, len(recorded))
+        for account, row in rows.items():
             account.unsaved = False
             if account in failed:
                 account.set_stored(failed[account])
             else:
-                account.stored = (account.id,) + account.row()
+                account.stored = (account.id,) + row
         return frozenset(failed)
 
-    def _write(self, accounts):
-        """Write the accounts; {account: row or None} of those whose rows are not as loaded."""
+    def _write(self, rows):
+        """Write {account: row}; returns {account: row or None} of those that are not as loaded."""
         cursor = self._database.cursor()
         known, suspects = [], []
-        for account in accounts:
+        for account, row in rows.items():
             if account.stored is not None:
                 known.append(account)
             else:
-                cursor.execute(_INSERT, account.row() + (account.nickname,))
+                cursor.execute(_INSERT, row + (account.nickname,))
                 account.id = cursor.lastrowid
                 if not cursor.rowcount:
                     suspects.append(account)
         if known:
-            cursor.executemany(_UPDATE, [account.row() + account.stored for account in known])
+            cursor.executemany(_UPDATE, [rows[account] + account.stored for account in known])
             if cursor.rowcount != len(known):
                 suspects += known
         conflicts = {}
@@ -267,7 +272,7 @@ class Shop(object):
                 row = self._load(account.nickname)
             except UnusableRow:
                 row = None
-            if account.stored is None or row != (account.id,) + account.row():
+            if account.stored is None or row != (account.id,) + rows[account]:
                 conflicts[account] = row
                 log.warning("changed_outside nickname=%s", quoted(account.nickname))
         return conflicts
@@ -275,8 +280,10 @@ class Shop(object):
     def _record(self, ledger, failed):
         """Append to the ledger what was done to the accounts that did not fail; returns the rows."""
         now = int(time.time())
+        if failed:
+            ledger = [change for change in ledger if change[0] not in failed]
         rows = [(account.id, now, what, item, price, credits)
-                for account, what, item, price, credits in ledger if account not in failed]
+                for account, what, item, price, credits in ledger]
         self._database.cursor().executemany(_RECORD, rows)
         return rows
 
@@ -321,7 +328,7 @@ def _said(error):
 
 def _is_usable(row):
     _, credits, items = row
-    return isinstance(credits, int) and 0 <= credits <= MAX_CREDITS and isinstance(items, type(""))
+    return isinstance(credits, int) and 0 <= credits <= MAX_CREDITS and isinstance(items, _TEXT)
 
 
 def _unknown_item():
@@ -563,7 +570,7 @@ def _differences(database, progress, total):
 
 def _replay(nickname, stored_credits, stored_items, rows):
     """What is wrong with an account, given its rows of the ledger."""
-    if not isinstance(nickname, type("")) or not nickname:
+    if not isinstance(nickname, _TEXT) or not nickname:
         yield "its nickname is no text"
     credits, items = None, []
     for _, _, id, what, item, price, credits_afterwards, when in rows:
@@ -591,22 +598,23 @@ def _replay(nickname, stored_credits, stored_items, rows):
         yield "it has no opening in the ledger"
     elif stored_credits != credits or not isinstance(stored_credits, int):
         yield "it has %s credits, by the ledger it should have %d" % (shown(stored_credits), credits)
-    if not isinstance(stored_items, type("")) or stored_items != ",".join(items):
+    if not isinstance(stored_items, _TEXT) or stored_items != ",".join(items):
         yield ("its items are %s, by the ledger they should be %s"
                % (shown(stored_items), quoted(",".join(items))))
 
 
 def _is_row(what, item, price, credits, when):
     """Whether the types and values are such as the shop writes; SQLite itself takes any."""
-    return (all(isinstance(number, int) for number in (price, credits, when))
-            and isinstance(item, type("")) and isinstance(what, type(""))
-            and (what in (Trade.PURCHASE, Trade.SALE) and item != ""
-                 or what == Trade.GRANT and item == "" or what == Trade.OPENING and price == 0))
+    if not (type(price) is type(credits) is type(when) is int and type(item) is type(what) is _TEXT):
+        return False
+    if what == Trade.PURCHASE or what == Trade.SALE:
+        return item != ""
+    return what == Trade.OPENING and price == 0 or what == Trade.GRANT and item == ""
 
 
 def shown(value):
     """Any value of the database, for people."""
-    return quoted(value) if isinstance(value, type("")) else printable("%r" % (value,))
+    return quoted(value) if isinstance(value, _TEXT) else printable("%r" % (value,))
 
 
 @contextlib.contextmanager
@@ -705,13 +713,13 @@ def path_name(argument):
     """The name of a file as text; on 2.7 it comes as bytes."""
     if not argument:
         raise argparse.ArgumentTypeError("the name of a file cannot be empty")
-    return argument if type(argument) is type("") else argument.decode(sys.getfilesystemencoding())
+    return argument if type(argument) is _TEXT else argument.decode(sys.getfilesystemencoding())
 
 
 def nickname(argument):
     """A nickname of the command line, as text."""
     try:
-        if type(argument) is not type(""):
+        if type(argument) is not _TEXT:
             argument = argument.decode(sys.getfilesystemencoding())
         argument.encode("utf-8")
         return argument

@@ -77,8 +77,11 @@ def main():
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=5)
     options = parser.parse_args()
-    rate, latencies = run((options.host, options.port), options.clients, options.seconds,
-                          PING if options.work == "ping" else TRADE)
+    try:
+        rate, latencies = run((options.host, options.port), options.clients, options.seconds,
+                              PING if options.work == "ping" else TRADE)
+    except OSError as error:
+        raise SystemExit("load.py: %s" % error)
     print("%s, %d clients: %.0f requests/s, p50 %.2f ms, p99 %.2f ms, p99.9 %.2f ms" % (
         options.work, options.clients, rate,
         *(1000 * latencies[int(len(latencies) * part)] for part in (0.5, 0.99, 0.999))))
