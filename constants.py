@@ -68,6 +68,7 @@ ACCEPT_PAUSE_SECONDS = 1      # after running out of descriptors; a retry at onc
 SWEEP_SECONDS = 0.25          # between two looks at the deadlines above; their precision
 BUSY_SECONDS = 0.25           # to wait for another program's lock; all players wait meanwhile
 TOOL_SECONDS = 5              # the same for the commands of db.py, for whom no player waits
+CALM_SECONDS = 1              # without a failure until storage counts as working again
 FLOOD_SECONDS = 10            # between two counts of what happens too often for a line each
 ANSWER_SECONDS = 5            # the client's patience for the server's answer
 

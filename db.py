@@ -38,7 +38,8 @@ import time
 
 import peewee
 
-from constants import BUSY_SECONDS, CREDITS_RANGE, DATABASE, ITEMS, MAX_CREDITS, TOOL_SECONDS
+from constants import (BUSY_SECONDS, CALM_SECONDS, CREDITS_RANGE, DATABASE, ITEMS, MAX_CREDITS,
+                       TOOL_SECONDS)
 from models import TABLES, Account, Trade
 
 log = logging.getLogger("lavka.db")
@@ -132,7 +133,8 @@ class Shop(object):
         self._ledger = []               # what was done to them: (OpenAccount, the columns of Trade)
         self._version = None            # of the file; changes when another program stores something
         self._has_looked = False        # for another version, since the last commit
-        self._failed_commits = 0        # in a row
+        self._failures = 0              # since storage last worked
+        self._failed_at = 0             # the time of the last one
 
     def close(self):
         """Give the file back. What was not committed is gone."""
@@ -202,14 +204,14 @@ class Shop(object):
 
     def _look_again(self, account):
         """Take over the row as it is if another program has stored something, credits granted by
-        an operator mostly. Where that cannot be done, the commit will find out."""
+        an operator mostly. Where that fails, the commit of a change will find out."""
         try:
             if not self._has_looked:
                 self._has_looked = True
                 self._version, = self._database.execute_sql("PRAGMA data_version").fetchone()
             if account.version != self._version and not account.unsaved:
-                account.version = self._version
                 account.set_stored(self._load(account.nickname) or account.stored)
+                account.version = self._version
         except (UnusableRow,) + _STORAGE_ERRORS:
             pass
 
@@ -306,14 +308,16 @@ class Shop(object):
             pass                # SQLite has done so itself, as it does when the disk is full
 
     def _storage_failed(self, error):
-        if not self._failed_commits:    # once, not for every player who is refused
+        if not self._failures:          # once, not for every player who is refused
             log.error("storage_failed error=%s", quoted(_said(error)))
-        self._failed_commits += 1
+        self._failures += 1
+        self._failed_at = time.time()
 
     def _storage_works(self):
-        if self._failed_commits:
-            log.warning("storage_works failures=%d", self._failed_commits)
-            self._failed_commits = 0
+        # Not at once: a lock that comes and goes is one failure, not a line each time.
+        if self._failures and time.time() >= self._failed_at + CALM_SECONDS:
+            log.warning("storage_works failures=%d", self._failures)
+            self._failures = 0
 
 
 def _said(error):
@@ -363,6 +367,7 @@ def create_tables(path):
                 database.create_tables(TABLES)
                 _check_schema(database, path)
                 if upgrade:
+                    _check_rows(database, path)
                     database.execute_sql(
                         _OPEN_ACCOUNTS, (int(time.time()), Trade.OPENING))
     except _STORAGE_ERRORS as error:
@@ -371,6 +376,16 @@ def create_tables(path):
         database.close()
         if lock:
             lock.close()
+
+
+def _check_rows(database, path):
+    """Raises CannotOpen if an account is not such as the shop writes."""
+    row = database.execute_sql(
+        "SELECT CAST(nickname AS TEXT) FROM account WHERE typeof(nickname) != 'text' "
+        "OR typeof(items) != 'text' OR typeof(credits) != 'integer' OR credits < 0").fetchone()
+    if row is not None:
+        raise CannotOpen("account %s of %s has no usable credits or items: correct them before the "
+                         "upgrade" % (shown(row[0]), path))
 
 
 def _command(path):
@@ -584,6 +599,8 @@ def _replay(nickname, stored_credits, stored_items, rows):
             credits, items = credits_afterwards, item.split(",") if item else []
         elif what == Trade.PURCHASE:
             credits = (credits or 0) - price
+            if item in items:
+                yield "%s buys %s, which was owned" % (row, quoted(item))
             items.append(item)
         else:
             credits = (credits or 0) + price
@@ -607,8 +624,10 @@ def _is_row(what, item, price, credits, when):
     """Whether the types and values are such as the shop writes; SQLite itself takes any."""
     if not (type(price) is type(credits) is type(when) is int and type(item) is type(what) is _TEXT):
         return False
+    if credits < 0:
+        return False
     if what == Trade.PURCHASE or what == Trade.SALE:
-        return item != ""
+        return item != "" and price > 0
     return what == Trade.OPENING and price == 0 or what == Trade.GRANT and item == ""
 
 
@@ -765,12 +784,14 @@ def main(arguments=None):
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)       # which leaves nothing half done
+        if signal.getsignal(number) != signal.SIG_IGN:          # nohup(1)
+            signal.signal(number, signal.default_int_handler)   # which leaves nothing half done
     interrupted = 128 + signal.SIGINT                           # as shells have it
+    out = _open_output()
     try:
-        with _open_output() as out:
-            return chosen.run(options.database, out,
-                              *[getattr(chosen, name) for name in chosen.parameters]) or 0
+        status = chosen.run(options.database, out,
+                            *[getattr(chosen, name) for name in chosen.parameters]) or 0
+        return status if _close_output(out) else 1
     except (CannotOpen, CommandFailed) as error:
         log.error("%s", error)
     except _STORAGE_ERRORS as error:
@@ -779,7 +800,8 @@ def main(arguments=None):
         log.error("%s failed: %s", chosen.run.__name__, _said(error))
     except EnvironmentError as error:
         if error.errno != errno.EPIPE:                  # whoever read our output has enough
-            log.error("%s failed: %s: %s", chosen.run.__name__, error.strerror, error.filename)
+            log.error("%s failed: %s%s", chosen.run.__name__, error.strerror,
+                      ": %s" % error.filename if error.filename else "")
     except KeyboardInterrupt:
         return interrupted
     return 1
@@ -792,6 +814,17 @@ def _open_output():
                        errors="backslashreplace", closefd=False)
     except (AttributeError, EnvironmentError):          # closed by whoever started us
         return io.open(os.devnull, "w")
+
+
+def _close_output(out):
+    """Write what is left of it; whether that was possible. What was to be done is done."""
+    try:
+        out.close()
+    except EnvironmentError as error:
+        if error.errno != errno.EPIPE:
+            log.error("it is done, but the output cannot be written: %s", error.strerror)
+            return False
+    return True
 
 
 if __name__ == "__main__":

@@ -15,12 +15,15 @@ if __name__ == "__main__":      # Ctrl-C is quiet from the first moment; `main` 
 
 import argparse
 import errno
+import itertools
 import logging
+import operator
 import os
 import resource
 import socket
 import sys
 import time
+import traceback
 from collections import Counter, OrderedDict
 from enum import Enum
 
@@ -99,7 +102,8 @@ class Floods(object):
     """Which events of the log are the first of their kind, and how many others came after it.
 
     A kind, the text that its lines begin with, is forgotten when it has not come for a while.
-    As a filter of a logger it takes the first word of each message for its kind.
+    As a filter of the shop's logger it takes the first word of each message for its kind; only of
+    storage_failed and storage_works every line counts.
     """
 
     def __init__(self, clock):
@@ -108,7 +112,8 @@ class Floods(object):
         self.tell_at = FOREVER          # when to log these numbers
 
     def filter(self, record):
-        return self.is_first(record.levelno, record.msg.split(None, 1)[0])
+        kind = record.msg.split(None, 1)[0]
+        return kind.startswith("storage") or self.is_first(record.levelno, kind)
 
     def is_first(self, level, kind):
         """Whether this one gets a line of its own; otherwise it is counted."""
@@ -162,7 +167,7 @@ class Server(object):
         self.refusals = Counter()       # by reason
         self.slowest_commit = 0         # seconds
         self.slowest_tick = 0           # seconds, without the sleep
-        self.events = []                # of this tick, for the log: (account to be stored, line)
+        self.events = []                # of this tick, for the log: (level, account, line)
         self.floods = Floods(clock)
         self.logs_trades = log.isEnabledFor(logging.DEBUG)
 
@@ -370,9 +375,10 @@ class Server(object):
             code = ErrorCode[refusal.reason.upper()]
             return None, code.error(refusal.message, **refusal.data)
         except Exception as defect:
-            name = type(defect).__name__
-            if self.floods.is_first(logging.ERROR, "defect error=%s" % name):
-                log.exception("defect error=%s", name)
+            path, number = traceback.extract_tb(sys.exc_info()[2])[-1][:2]
+            kind = "defect error=%s at=%s:%d" % (type(defect).__name__, os.path.basename(path), number)
+            if self.floods.is_first(logging.ERROR, kind):
+                log.exception(kind)
             return None, ErrorCode.INTERNAL_ERROR.error("The server has a defect; it was logged.")
 
     def login(self, connection, nickname):
@@ -386,8 +392,8 @@ class Server(object):
         connection.close_by = FOREVER
         if account.unsaved:
             self.unsure.add(connection)
-        self.event(connection, "login nickname=%s peer=%s created=%s", quoted(nickname),
-                   peer(connection), "yes" if created else "no")
+        self.event(account if account.unsaved else None, "login nickname=%s peer=%s created=%s",
+                   quoted(nickname), peer(connection), "yes" if created else "no")
         return {"account": tell(account), "created": created, "catalog": CATALOG}
 
     def ping(self, connection):
@@ -396,13 +402,13 @@ class Server(object):
     def buy(self, connection, item):
         self.shop.buy(connection.account, item)
         if self.logs_trades:
-            self.log_trade("buy", item, connection.account)
+            self.event_of_trade("buy", item, connection.account)
         return {"account": tell(connection.account)}
 
     def sell(self, connection, item):
         self.shop.sell(connection.account, item)
         if self.logs_trades:
-            self.log_trade("sell", item, connection.account)
+            self.event_of_trade("sell", item, connection.account)
         return {"account": tell(connection.account)}
 
     def logout(self, connection):
@@ -430,8 +436,9 @@ class Server(object):
 
     def end_login(self, connection, why):
         """Free the nickname of a connection that is logged in."""
-        self.event(connection, "logout nickname=%s peer=%s why=%s",
-                   quoted(connection.account.nickname), peer(connection), why)
+        self.event(connection.account if connection in self.unsure else None,
+                   "logout nickname=%s peer=%s why=%s", quoted(connection.account.nickname),
+                   peer(connection), why)
         del self.players[connection.account.nickname]
         connection.account = None
         connection.close_by = self.now + constants.LOGIN_SECONDS
@@ -450,21 +457,21 @@ class Server(object):
                        quoted(connection.account.nickname) if connection.account else "-",
                        peer(connection))
 
-    def event(self, connection, text, *arguments):
+    def event(self, account, text, *arguments):
         """Have a line logged at the end of this tick: with all others at once, since logging costs
-        more than a login. It is dropped if it is about a login that could not be stored."""
+        more than a login. With an account it is dropped if that cannot be stored."""
         if log.isEnabledFor(logging.INFO):
-            account = connection.account if connection in self.unsure else None
-            self.events.append((account, text % arguments))
+            self.events.append((logging.INFO, account, text % arguments))
+
+    def event_of_trade(self, method, item, account):
+        line = "trade nickname=%s method=%s item=%s credits=%d" % (
+            quoted(account.nickname), method, quoted(item), account.credits)
+        self.events.append((logging.DEBUG, account, line))
 
     def log_events(self):
-        if self.events:
-            log.info("\n".join(line for _, line in self.events))
-            del self.events[:]
-
-    def log_trade(self, method, item, account):
-        log.debug("trade nickname=%s method=%s item=%s credits=%d", quoted(account.nickname),
-                  method, quoted(item), account.credits)
+        for level, events in itertools.groupby(self.events, operator.itemgetter(0)):
+            log.log(level, "\n".join(line for _, _, line in events))
+        del self.events[:]
 
     # --- write ------------------------------------------------------------------------------
 
@@ -480,7 +487,7 @@ class Server(object):
             if connection and (account.stored is None or connection in self.unsure):
                 # Of an account that is not there, or not as its player was told.
                 self.end_login(connection, STORAGE_FAILED.reason)
-        self.events = [event for event in self.events if event[0] not in failed]
+        self.events = [event for event in self.events if event[1] not in failed]
         del self.staged[:]
         self.unsure.clear()
 
@@ -696,10 +703,10 @@ class Lines(logging.Formatter):
         begin = "%s %s " % (self.formatTime(record), record.levelname)
         lines = [begin + line for line in record.getMessage().split("\n")]
         if record.exc_info:
-            traceback = self.formatException(record.exc_info)
-            if isinstance(traceback, bytes):            # 2.7
-                traceback = traceback.decode("utf-8", "replace")
-            lines += ["    " + line for line in traceback.split("\n")]
+            stack = self.formatException(record.exc_info)
+            if isinstance(stack, bytes):                # 2.7
+                stack = stack.decode("utf-8", "replace")
+            lines += ["    " + line for line in stack.split("\n")]
         return "\n".join(printable(line) for line in lines)
 
 

@@ -212,7 +212,8 @@ def make_read_only(outside, shop):
 
 
 @pytest.mark.parametrize("fault", [lock, fill_disk, make_read_only])
-def test_a_failed_commit_changes_nothing_and_recovers(shop, outside, fault, caplog):
+def test_a_failed_commit_changes_nothing_and_recovers(shop, outside, fault, caplog, monkeypatch):
+    monkeypatch.setattr(db, "CALM_SECONDS", 0)
     account = open_account(shop, credits=100, outside=outside)
     before = rows(outside)
     recover = fault(outside, shop)
@@ -625,6 +626,32 @@ def test_a_grant_to_a_player_who_is_logged_in(played, directory, database, outsi
     audit(database)
 
 
+def test_a_grant_whose_output_cannot_be_written_says_that_it_is_done(played, directory, outside):
+    with open("/dev/full", "w") as full:
+        process = subprocess.Popen(
+            [sys.executable, os.path.join(ROOT, "db.py"), "grant", "ann", "5"], cwd=directory,
+            stdout=full, stderr=subprocess.PIPE, env=environment())
+        _, err = process.communicate()
+    assert process.returncode == 1 and err.startswith(b"it is done, but")
+    assert ledger(outside, "ann")[-1] == ("grant", "", 5, 480)
+
+
+def test_a_look_that_failed_is_repeated(shop, outside, database):
+    account = open_account(shop, credits=0, outside=outside)
+    outside.execute("UPDATE account SET credits = 5000")
+    load = shop._load
+
+    def fail_once(nickname):
+        shop._load = load
+        raise sqlite3.OperationalError("disk I/O error")
+
+    shop._load = fail_once
+    assert refused(shop.buy, account, "horse").reason == "not_enough_credits"
+    shop.commit()
+    shop.buy(account, "horse")
+    assert not shop.commit()
+
+
 @pytest.mark.parametrize("credits", [-476, 2 ** 63 - 475])
 def test_a_grant_that_cannot_be(played, directory, outside, credits):
     before = rows(outside), ledger(outside, "ann")
@@ -671,6 +698,8 @@ DAMAGE = [
     ("DELETE FROM trade WHERE id = 4", "it has 475 credits, by the ledger it should have 275"),
     ("UPDATE trade SET price = 1 WHERE id = 2", "row 2 of the ledger should have 499 credits"),
     ("UPDATE trade SET price = 'x' WHERE id = 2", "row 2 of the ledger is none that the shop writes"),
+    ("UPDATE trade SET price = 0 WHERE id = 2", "row 2 of the ledger is none that"),
+    ("UPDATE trade SET item = 'potion' WHERE id = 2", 'row 3 of the ledger buys "potion", which was'),
     ("UPDATE trade SET price = 200.5 WHERE id = 2", "row 2 of the ledger is none that"),
     ("UPDATE trade SET item = x'00' WHERE id = 2", "row 2 of the ledger is none that"),
     ("UPDATE trade SET what = 'gift' WHERE id = 2", "row 2 of the ledger is none that"),
@@ -765,6 +794,16 @@ def test_nicknames_have_to_be_unique(database, outside):
 def test_a_backup_of_a_file_from_before_the_ledger(old_database, directory, outside_of):
     assert run("backup", "copy.db", cwd=directory)[0] == 0
     assert len(rows(outside_of(os.path.join(directory, "copy.db")))) == 2
+
+
+def test_no_upgrade_of_accounts_that_cannot_be_used(old_database, directory, outside_of):
+    outside = outside_of(old_database)
+    outside.execute("UPDATE account SET credits = 'many' WHERE nickname = 'ann'")
+    status, out, err = run(cwd=directory)
+    assert (status, out, err.count("\n")) == (1, "", 1) and 'account "ann" of' in err
+    outside.execute("UPDATE account SET credits = 5 WHERE nickname = 'ann'")
+    assert run(cwd=directory)[0] == 0
+    audit(old_database)
 
 
 def test_upgrades_at_the_same_time_are_one(old_database, directory):

@@ -54,8 +54,8 @@ def test_the_operators_page_has_every_statistic_and_every_line_of_the_log():
     source = read("server.py") + read("db.py")
     stats = re.findall(r'^            \("(\w+)", ', source, re.MULTILINE)
     assert len(stats) == 12 and all("`%s`" % name in page for name in stats)
-    events = set(re.findall(r'(?:log\.\w+|self\.event)\("(\w+)(?: \w+=|")', source))
-    assert len(events) > 10
+    events = set(re.findall(r'"(\w+) \w+=%[sd]', source))
+    assert len(events) > 13
     for event in events:
         assert re.search("`%s[ `]" % event, page), event
 

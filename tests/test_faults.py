@@ -83,7 +83,12 @@ def test_storage_that_fails_refuses_changes_goes_on_reading_and_recovers(program
     errors = [line for line in program.log()[begin:].splitlines() if " ERROR " in line]
     assert len(errors) == 1 and "storage_failed error=" in errors[0]
     assert ("disk" in errors[0]) == (fault is fill_disk)        # it tells the cause
-    assert "storage_works failures=" in program.log()
+    def calm():
+        bob.call("buy", item=CHEAP)
+        bob.call("sell", item=CHEAP)
+        return "storage_works failures=" in program.log()
+
+    wait_for(calm, "the server to say that storage works again")
 
 
 def test_commands_beside_a_server_that_trades(program, directory):
