@@ -280,7 +280,7 @@ class Shop(object):
         return conflicts
 
     def _record(self, ledger, failed):
-        """Append to the ledger what was done to the accounts that did not fail; returns the rows."""
+        """Append to the ledger what was done to accounts that did not fail; returns the rows."""
         now = int(time.time())
         if failed:
             ledger = [change for change in ledger if change[0] not in failed]
@@ -576,7 +576,8 @@ def _differences(database, progress, total):
         first = next(rows)
         if first[1]:
             for row in itertools.chain([first], rows):
-                yield "row %d of the ledger is of account %s, which is not there" % (row[2], shown(id))
+                yield ("row %d of the ledger is of account %s, which is not there"
+                       % (row[2], shown(id)))
         else:
             _, _, _, nickname, items, _, credits, _ = first
             for problem in _replay(nickname, credits, items, rows):
@@ -614,7 +615,8 @@ def _replay(nickname, stored_credits, stored_items, rows):
     if credits is None:
         yield "it has no opening in the ledger"
     elif stored_credits != credits or not isinstance(stored_credits, int):
-        yield "it has %s credits, by the ledger it should have %d" % (shown(stored_credits), credits)
+        yield ("it has %s credits, by the ledger it should have %d"
+               % (shown(stored_credits), credits))
     if not isinstance(stored_items, _TEXT) or stored_items != ",".join(items):
         yield ("its items are %s, by the ledger they should be %s"
                % (shown(stored_items), quoted(",".join(items))))
@@ -622,7 +624,8 @@ def _replay(nickname, stored_credits, stored_items, rows):
 
 def _is_row(what, item, price, credits, when):
     """Whether the types and values are such as the shop writes; SQLite itself takes any."""
-    if not (type(price) is type(credits) is type(when) is int and type(item) is type(what) is _TEXT):
+    if not (type(price) is type(credits) is type(when) is int
+            and type(item) is type(what) is _TEXT):
         return False
     if credits < 0:
         return False
@@ -706,8 +709,8 @@ class Progress(object):
 # What a terminal would take for a command, or show otherwise than it is: control characters, and
 # marks that change the direction or are not seen (Unicode's categories Cc, Zl, Zp, parts of Cf).
 # Halves of surrogate pairs, too, but for a narrow build of 2.7, which has whole characters so.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
-                          "\ufeff\ufff9-\ufffb%s]"
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e"
+                          "\u2060-\u206f\ufeff\ufff9-\ufffb%s]"
                           % ("\ud800-\udfff" if sys.maxunicode > 0xffff else ""))
 
 

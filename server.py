@@ -376,7 +376,8 @@ class Server(object):
             return None, code.error(refusal.message, **refusal.data)
         except Exception as defect:
             path, number = traceback.extract_tb(sys.exc_info()[2])[-1][:2]
-            kind = "defect error=%s at=%s:%d" % (type(defect).__name__, os.path.basename(path), number)
+            kind = "defect error=%s at=%s:%d" % (type(defect).__name__, os.path.basename(path),
+                                                 number)
             if self.floods.is_first(logging.ERROR, kind):
                 log.exception(kind)
             return None, ErrorCode.INTERNAL_ERROR.error("The server has a defect; it was logged.")
@@ -742,8 +743,8 @@ def main(arguments=None):
              server.max_clients)
     address, port = listener.getsockname()[:2]
     if not address.startswith("127.") and address != "::1":
-        log.warning("not_loopback address=%s: nicknames are not passwords, whoever reaches the port "
-                    "can play as anybody", quoted(address))
+        log.warning("not_loopback address=%s: nicknames are not passwords, whoever reaches the "
+                    "port can play as anybody", quoted(address))
     log.info("listening on %s:%d", options.host, port)
     server.run()
     shop.close()
