@@ -368,8 +368,7 @@ def create_tables(path):
                 _check_schema(database, path)
                 if upgrade:
                     _check_rows(database, path)
-                    database.execute_sql(
-                        _OPEN_ACCOUNTS, (int(time.time()), Trade.OPENING))
+                    database.execute_sql(_OPEN_ACCOUNTS, (int(time.time()), Trade.OPENING))
     except _STORAGE_ERRORS as error:
         raise CannotOpen("cannot create the tables in %s: %s" % (path, _said(error)))
     finally:

@@ -5,6 +5,7 @@ from __future__ import unicode_literals
 import io
 import os
 import re
+import signal
 import ssl
 import subprocess
 import sys
@@ -142,11 +143,11 @@ def test_tls_and_plain_do_not_mix(proxy, program):
 def test_a_server_that_falls_silent_behind_tls(proxy, program):
     with proxy.client(timeout=0.2) as player:
         player.login("bob")
-        program.process.send_signal(19)                 # SIGSTOP
+        program.process.send_signal(signal.SIGSTOP)
         with pytest.raises(ServerGone) as caught:
             player.ping()
         assert str(caught.value) == "The server has not answered for 0.2 seconds."
-        program.process.send_signal(18)                 # SIGCONT
+        program.process.send_signal(signal.SIGCONT)
 
 
 def test_a_server_that_is_gone_behind_tls(proxy, program):
