@@ -734,16 +734,19 @@ def path_name(argument):
     """The name of a file as text; on 2.7 it comes as bytes."""
     if not argument:
         raise argparse.ArgumentTypeError("the name of a file cannot be empty")
+    return _text(argument)
+
+
+def _text(argument):
     return argument if type(argument) is _TEXT else argument.decode(sys.getfilesystemencoding())
 
 
 def nickname(argument):
     """A nickname of the command line, as text."""
     try:
-        if type(argument) is not _TEXT:
-            argument = argument.decode(sys.getfilesystemencoding())
-        argument.encode("utf-8")
-        return argument
+        name = _text(argument)
+        name.encode("utf-8")            # 3.x: fails for what was no text on the command line
+        return name
     except UnicodeError:
         raise argparse.ArgumentTypeError("a nickname is text")
 

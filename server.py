@@ -393,8 +393,9 @@ class Server(object):
         connection.close_by = FOREVER
         if account.unsaved:
             self.unsure.add(connection)
-        self.event(account if account.unsaved else None, "login nickname=%s peer=%s created=%s",
-                   quoted(nickname), peer(connection), "yes" if created else "no")
+        self.event(logging.INFO, account if account.unsaved else None,
+                   "login nickname=%s peer=%s created=%s", quoted(nickname), peer(connection),
+                   "yes" if created else "no")
         return {"account": tell(account), "created": created, "catalog": CATALOG}
 
     def ping(self, connection):
@@ -437,7 +438,7 @@ class Server(object):
 
     def end_login(self, connection, why):
         """Free the nickname of a connection that is logged in."""
-        self.event(connection.account if connection in self.unsure else None,
+        self.event(logging.INFO, connection.account if connection in self.unsure else None,
                    "logout nickname=%s peer=%s why=%s", quoted(connection.account.nickname),
                    peer(connection), why)
         del self.players[connection.account.nickname]
@@ -449,25 +450,25 @@ class Server(object):
     # --- what is counted and logged ---------------------------------------------------------
 
     def refused(self, connection, reason, request=None):
-        """Note an error that is sent as a reply."""
+        """Note that a request, or a line that is none, was refused."""
         self.refusals[reason] += 1
         if self.floods.is_first(logging.INFO, "refused reason=%s" % reason):
-            self.event(None, "refused reason=%s method=%s param=%s nickname=%s peer=%s", reason,
+            self.event(logging.INFO, None,
+                       "refused reason=%s method=%s param=%s nickname=%s peer=%s", reason,
                        request and request.method or "-",
                        quoted(request.args[0]) if request and request.args else "-",
                        quoted(connection.account.nickname) if connection.account else "-",
                        peer(connection))
 
-    def event(self, account, text, *arguments):
+    def event(self, level, account, text, *arguments):
         """Have a line logged at the end of this tick: with all others at once, since logging costs
         more than a login. With an account it is dropped if that cannot be stored."""
-        if log.isEnabledFor(logging.INFO):
-            self.events.append((logging.INFO, account, text % arguments))
+        if log.isEnabledFor(level):
+            self.events.append((level, account, text % arguments))
 
     def event_of_trade(self, method, item, account):
-        line = "trade nickname=%s method=%s item=%s credits=%d" % (
-            quoted(account.nickname), method, quoted(item), account.credits)
-        self.events.append((logging.DEBUG, account, line))
+        self.event(logging.DEBUG, account, "trade nickname=%s method=%s item=%s credits=%d",
+                   quoted(account.nickname), method, quoted(item), account.credits)
 
     def log_events(self):
         for level, events in itertools.groupby(self.events, operator.itemgetter(0)):
@@ -535,7 +536,7 @@ class Server(object):
             if connection.account is not None:
                 self.end_login(connection, why)
             elif self.floods.is_first(logging.INFO, "closed why=%s" % why):
-                self.event(None, "closed why=%s peer=%s", why, peer(connection))
+                self.event(logging.INFO, None, "closed why=%s peer=%s", why, peer(connection))
         connection.phase = phase
 
     def finish(self, connection, why):
