@@ -21,6 +21,7 @@ from constants import (HOST, MAX_BATCH, MAX_DEPTH, MAX_DIGITS, MAX_LINE, MAX_NIC
 
 Text = type("")                                     # unicode on 2.7
 _ID_TYPES = frozenset([Text, int, type(2 ** 64), float, type(None)])     # long on 2.7; never bool
+_PARAMS_TYPES = frozenset([dict, list, tuple])
 
 
 class ErrorCode(Enum):
@@ -115,21 +116,26 @@ class LineReader(object):
     What has no end yet is kept in a bytearray, so that a line that comes byte by byte is not copied
     with each of them.
     """
-    __slots__ = ("_lines", "_tail")
+    __slots__ = ("lines", "_tail")
 
     def __init__(self):
-        self._lines = []            # whole lines, the next one last
+        self.lines = []             # what `next_line` has to look at, the next one last
         self._tail = bytearray()    # the beginning of a line whose end has not arrived
 
     def feed(self, data):
         """Take bytes, in any portion."""
-        if b"\n" in data:
-            lines = (bytes(self._tail) + data).split(b"\n")
-            self._tail = bytearray(lines.pop())
+        lines = data.split(b"\n")
+        tail = lines.pop()
+        if lines:
+            if self._tail:
+                lines[0] = bytes(self._tail) + lines[0]
+                del self._tail[:]
             lines.reverse()
-            self._lines = lines + self._lines
-        else:
-            self._tail += data
+            self.lines = lines + self.lines
+        if tail:
+            self._tail += tail
+            if len(self._tail) > MAX_LINE:      # whatever its end will be
+                self.lines.insert(0, bytes(self._tail))
 
     def next_line(self):
         """The next line that is not empty, without its end; None when there is no whole one.
@@ -137,23 +143,13 @@ class LineReader(object):
         Raises LINE_TOO_LONG where a line has more than `MAX_LINE` bytes with its end, or already
         without one; nothing after that can be told apart, so the reader is of no more use.
         """
-        while self._lines:
-            line = self._lines.pop()
+        while self.lines:
+            line = self.lines.pop()
             if len(line) >= MAX_LINE:
-                raise _line_too_long()
+                raise ErrorCode.LINE_TOO_LONG.error("A line has at most %d bytes." % MAX_LINE)
             if line and line != b"\r":
                 return line
-        if len(self._tail) > MAX_LINE:
-            raise _line_too_long()
         return None
-
-    def has_line(self):
-        """Whether `next_line` has something to say."""
-        return self._lines != [] or len(self._tail) > MAX_LINE
-
-
-def _line_too_long():
-    return ErrorCode.LINE_TOO_LONG.error("A line has at most %d bytes." % MAX_LINE)
 
 
 # --- lines to values ------------------------------------------------------------------------
@@ -175,9 +171,9 @@ def _bounded_int(digits):
     return int(digits)
 
 
-_read_json = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite_float,
-                              parse_int=_bounded_int).raw_decode
-_encode_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+_read_json = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite_float).raw_decode
+_read_long_json = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite_float,
+                                   parse_int=_bounded_int).raw_decode
 
 # UTF-8 never encodes U+D800 to U+DFFF (RFC 3629, section 3), but the decoder of 2.7 accepts it.
 _encoded_surrogate = re.compile(b"\xed[\xa0-\xbf]").search
@@ -185,11 +181,11 @@ _encoded_surrogate = re.compile(b"\xed[\xa0-\xbf]").search
 
 def _decode(line):
     """The JSON value of a line. Raises ValueError for anything else."""
-    if _encoded_surrogate(line):
+    if b"\xed" in line and _encoded_surrogate(line):
         raise ValueError("not UTF-8")
     text = line.decode("utf-8").strip(" \t\r\n")        # what JSON has for white space
     try:
-        value, end = _read_json(text)
+        value, end = (_read_json if len(text) <= MAX_DIGITS else _read_long_json)(text)
     except RuntimeError:                # RecursionError is one; 2.7 has no other name for it
         raise ValueError("nested too deep")
     if end < len(text):
@@ -225,22 +221,22 @@ class Request(object):
 
 
 def parse(line):
-    """A line from a client, as (list of Requests, whether they came as a batch).
+    """The Request in a line from a client; a list of them for a batch.
 
-    A request that is wrong in itself is in the list with its error, since those beside it in a
-    batch are not to suffer. Raises RpcError where there is only one answer to the whole line.
+    A request that is wrong in itself is returned with its error, since those beside it in a batch
+    are not to suffer. Raises RpcError where there is only one answer to the whole line.
     """
     try:
         value = _decode(line)
     except ValueError:
         raise ErrorCode.PARSE_ERROR.error("This is not JSON in UTF-8.")
     if type(value) is not list:
-        return [_request(value)], False
+        return _request(value)
     if not value:
         raise ErrorCode.INVALID_REQUEST.error("A batch has at least one request.")
     if len(value) > MAX_BATCH:
         raise ErrorCode.INVALID_REQUEST.error("A batch has at most %d requests." % MAX_BATCH)
-    return [_request(one) for one in value], True
+    return [_request(one) for one in value]
 
 
 def _request(value):
@@ -255,15 +251,14 @@ def _request(value):
         return _invalid(id, "A request has \"jsonrpc\": \"2.0\".")
     if type(method) is not Text:
         return _invalid(id, "A request has a \"method\", a string.")
-    if type(params) not in (dict, list, tuple):
+    if type(params) not in _PARAMS_TYPES:
         return _invalid(id, "\"params\" are an object or an array.")
-    wants_reply = "id" in value
     if method not in METHODS:
-        return Request(id, wants_reply, error=method_not_found())
+        return Request(id, "id" in value, error=method_not_found())
     args, problem = _arguments(method, params)
     if problem:
-        return Request(id, wants_reply, error=ErrorCode.INVALID_PARAMS.error(problem))
-    return Request(id, wants_reply, method, args)
+        return Request(id, "id" in value, error=ErrorCode.INVALID_PARAMS.error(problem))
+    return Request(id, "id" in value, method, args)
 
 
 def method_not_found():
@@ -280,7 +275,7 @@ def _arguments(method, params):
     """(the arguments as a tuple, None), or (None, what is wrong with the params)."""
     name = METHODS[method].param
     if name is None:
-        return ((), None) if not params else (None, "\"%s\" takes no params." % method)
+        return (None, "\"%s\" takes no params." % method) if params else ((), None)
     if len(params) != 1 or (type(params) is dict and name not in params):
         return None, "\"%s\" takes one param, \"%s\"." % (method, name)
     value = params[name] if type(params) is dict else params[0]
@@ -291,26 +286,33 @@ def _arguments(method, params):
 def encode_request(id, method, params):
     """The line of a request; `params` is a dict."""
     request = {"jsonrpc": "2.0", "id": id, "method": method, "params": params}
-    return _encode_json(request).encode("ascii") + b"\n"
+    return encode_json(request).encode("ascii") + b"\n"
 
 
 # --- responses (the server writes them, the client reads them) ----------------------------------
 # They are ASCII, with \u escapes: any id can be sent back, half a character included.
 
-def _encode_id(id):
-    return str(id) if type(id) is int else _encode_json(id)
+encode_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+def encode_account(account):
+    """The JSON of anything with a nickname, credits and items. The encoder needs three times as
+    long for the dict of these as for their names alone."""
+    return '{"nickname":%s,"credits":%d,"items":[%s]}' % (
+        encode_json(account.nickname), account.credits,
+        ",".join([encode_json(item) for item in account.items]))
 
 
 def encode_result(id, result):
-    """The JSON of a response that succeeded, without an end of line."""
-    text = '{"jsonrpc":"2.0","result":%s,"id":%s}' % (_encode_json(result), _encode_id(id))
-    return text.encode("ascii")
+    """The line of a response that succeeded, without its end; `result` is JSON already."""
+    id = id if type(id) is int else encode_json(id)
+    return ('{"jsonrpc":"2.0","result":%s,"id":%s}' % (result, id)).encode("ascii")
 
 
 def encode_error(id, error):
-    """The JSON of a response that tells an RpcError, without an end of line."""
+    """The line of a response that tells an RpcError, without its end."""
     body = {"code": error.code, "message": error.message, "data": error.data}
-    text = '{"jsonrpc":"2.0","error":%s,"id":%s}' % (_encode_json(body), _encode_id(id))
+    text = '{"jsonrpc":"2.0","error":%s,"id":%s}' % (encode_json(body), encode_json(id))
     return text.encode("ascii")
 
 

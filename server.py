@@ -36,7 +36,7 @@ import constants
 import db
 import protocol
 from db import printable, quoted
-from protocol import METHODS, ErrorCode, RpcError
+from protocol import METHODS, ErrorCode, RpcError, encode_account, encode_json
 
 log = logging.getLogger("lavka.server")
 
@@ -67,6 +67,10 @@ class Phase(Enum):
     CLOSED = "it is closed, or will be at the end of this tick"
 
 
+# Looking a member up by its name takes longer than all that is done with it.
+OPEN, FINISHING, LINGERING, CLOSED = Phase.OPEN, Phase.FINISHING, Phase.LINGERING, Phase.CLOSED
+
+
 class Connection(object):
     """One client: its socket, what it sent, and what is still to be sent to it."""
     __slots__ = ("sock", "address", "lines", "output", "account", "phase", "input_ended",
@@ -78,23 +82,21 @@ class Connection(object):
         self.lines = protocol.LineReader()
         self.output = bytearray()       # replies that may leave, and the kernel has not yet taken
         self.account = None             # the db.OpenAccount of its login
-        self.phase = Phase.OPEN
+        self.phase = OPEN
         self.input_ended = False        # the peer has closed its side
         self.interest = 0               # the events it is registered for
         self.close_by = close_by        # when it is closed for being nobody's
         self.progress_by = FOREVER      # when it is closed for not taking its replies
 
-    def has_turn(self):
-        """Whether a request can be applied: there is one, and room for its reply."""
-        return (self.phase is Phase.OPEN and self.lines.has_line()
-                and len(self.output) < constants.HIGH_WATER)
+    def is_served(self):
+        """Whether requests are applied: there is room for their replies."""
+        return self.phase is OPEN and len(self.output) < constants.HIGH_WATER
 
     def wanted_events(self):
         """What to wait for. A client that asks faster than it reads the replies is not read."""
         reads = not self.input_ended
-        if self.phase is Phase.OPEN:
-            reads = (reads and not self.lines.has_line()
-                     and len(self.output) < constants.HIGH_WATER)
+        if self.phase is OPEN:
+            reads = reads and not self.lines.lines and self.is_served()
         return (READ if reads else 0) | (WRITE if self.output else 0)
 
 
@@ -152,7 +154,8 @@ class Server(object):
         self.methods = {"login": self.login, "ping": self.ping, "buy": self.buy,
                         "sell": self.sell, "logout": self.logout, "stats": self.stats}
         self.backlog = OrderedDict()    # connections with a turn in the next tick; values are None
-        self.staged = []                # this tick's: (connection, [replies], whether a batch)
+        self.staged = []                # this tick's: (connection, reply, what ends it, its
+                                        # request, the account that is still to be stored)
         self.unsure = set()             # connections whose login depends on this tick's commit
         self.closing = []               # connections to close at the end of this tick
         self.timed = set()              # connections that may have a deadline
@@ -206,18 +209,19 @@ class Server(object):
         events = self.wait(self.patience(timeout))
         self.now = self.clock()
         for key, mask in events:
-            if key.fileobj is self.listener:
-                touched.extend(self.accept())
-            elif key.fileobj is self.woken:
-                self.woken.recv(constants.RECV_SIZE)
-            else:
-                if key.data not in self.backlog:
-                    touched.append(key.data)
+            connection = key.data
+            if connection is not None:
+                if connection not in self.backlog:
+                    touched.append(connection)
                 if mask & READ:
-                    self.read(key.data)
-        turns, begin = 0, self.clock()
+                    self.read(connection)
+            elif key.fileobj is self.listener:
+                touched.extend(self.accept())
+            else:
+                self.woken.recv(constants.RECV_SIZE)
+        turns, deadline = 0, self.clock() + constants.TICK_SECONDS
         for connection in touched:
-            if self.clock() - begin > constants.TICK_SECONDS:
+            if self.clock() > deadline:
                 break
             self.apply(connection)
             turns += 1
@@ -291,8 +295,7 @@ class Server(object):
             self.socket_failed(connection, error)
             return connection
         if len(self.connections) > self.max_clients:
-            self.refuse(connection, ErrorCode.SERVER_FULL.error("The server is full."))
-            self.finish(connection, "server_full")
+            self.turn_away(connection, ErrorCode.SERVER_FULL.error("The server is full."))
         return connection
 
     def read(self, connection):
@@ -304,83 +307,79 @@ class Server(object):
         else:
             if not data:
                 connection.input_ended = True
-            elif connection.phase is Phase.OPEN:
+            elif connection.phase is OPEN:
                 connection.lines.feed(data)
 
     # --- apply ------------------------------------------------------------------------------
 
     def apply(self, connection):
         """Apply the connection's share of requests, and stage the replies."""
-        share = constants.REQUESTS_PER_TICK
-        while share > 0 and connection.has_turn():
+        share = constants.REQUESTS_PER_TICK if connection.is_served() else 0
+        while share > 0 and connection.lines.lines:
             try:
                 line = connection.lines.next_line()
             except RpcError as error:           # too long, and where the next one begins is unknown
-                self.refuse(connection, error)
-                self.finish(connection, error.reason)
+                self.turn_away(connection, error)
                 break
             if line is None:
                 break
-            parsed, error = self.attempt(protocol.parse, line)
-            if error:
-                self.refuse(connection, error)
-                share -= 1
-                continue
-            requests, is_batch = parsed
-            share -= len(requests)
-            replies = [self.answer(connection, request) for request in requests]
-            replies = [reply for reply in replies if reply is not None]
-            if replies:
-                self.staged.append((connection, replies, is_batch))
+            share -= self.answer(connection, line, b"\n")
 
-    def refuse(self, connection, error):
-        """Stage the reply to a line, or to a client, that is refused as a whole."""
-        self.refused(connection, error.reason)
-        self.staged.append((connection, [(protocol.encode_error(None, error), None, None)], False))
-
-    def answer(self, connection, request):
-        """Apply one request.
-
-        Returns (the reply, the request, the account it tells of when that has yet to be stored),
-        or None for a notification.
-        """
-        reply, error = self.attempt(self.execute, connection, request)
-        if error:
-            self.refused(connection, error.reason, request)
-            reply = protocol.encode_error(request.id, error)
-        if not request.wants_reply:
-            return None
-        account = connection.account
-        depends = account is not None and account.unsaved and request.method is not None \
-            and METHODS[request.method].tells_account
-        return reply, request, account if depends else None
-
-    def execute(self, connection, request):
-        """The reply to a request that is carried out; any exception means that it is not."""
-        if request.error:
-            raise request.error
-        self.requests[request.method] += 1
-        if METHODS[request.method].needs_login and connection.account is None:
-            raise ErrorCode.NOT_LOGGED_IN.error("Log in first.")
-        result = self.methods[request.method](connection, *request.args)
-        return protocol.encode_result(request.id, result)
-
-    def attempt(self, function, *arguments):
-        """(the function's result, None), or (None, an RpcError): here exceptions become errors."""
+    def answer(self, connection, message, end):
+        """Apply a message, a line or one Request of a batch, and stage the reply to it, if it wants
+        one, with the bytes after it. Here exceptions become replies. Returns how many requests
+        there were."""
+        request = None
         try:
-            return function(*arguments), None
+            request = protocol.parse(message) if type(message) is bytes else message
+            if type(request) is list:
+                return self.answer_batch(connection, request)
+            reply = self.execute(connection, request)
         except RpcError as error:
-            return None, error
+            reply = self.refuse(connection, request, error)
         except db.Refusal as refusal:
             code = ErrorCode[refusal.reason.upper()]
-            return None, code.error(refusal.message, **refusal.data)
+            reply = self.refuse(connection, request, code.error(refusal.message, **refusal.data))
         except Exception as defect:
-            path, number = traceback.extract_tb(sys.exc_info()[2])[-1][:2]
-            kind = "defect error=%s at=%s:%d" % (type(defect).__name__, os.path.basename(path),
-                                                 number)
-            if self.floods.is_first(logging.ERROR, kind):
-                log.exception(kind)
-            return None, ErrorCode.INTERNAL_ERROR.error("The server has a defect; it was logged.")
+            self.log_defect(defect)
+            reply = self.refuse(connection, request, DEFECT)
+        if request is None or request.wants_reply:
+            account = connection.account
+            self.staged.append((connection, reply, end, request,
+                                account if account is not None and account.unsaved else None))
+        return 1
+
+    def answer_batch(self, connection, requests):
+        """Apply the requests of a batch, and stage one array of their replies, if there are any."""
+        asked = [request for request in requests if request.wants_reply]
+        if asked:
+            self.staged.append((connection, b"", b"[", None, None))
+        for request in requests:
+            self.answer(connection, request, b"]\n" if asked and request is asked[-1] else b",")
+        return len(requests)
+
+    def execute(self, connection, request):
+        """Carry out a request and return the reply; any exception means that it was not done."""
+        if request.error:
+            raise request.error
+        method = request.method
+        self.requests[method] += 1
+        if connection.account is None and METHODS[method].needs_login:
+            raise ErrorCode.NOT_LOGGED_IN.error("Log in first.")
+        result = self.methods[method](connection, *request.args)
+        return protocol.encode_result(request.id, result)
+
+    def refuse(self, connection, request, error):
+        """The reply that tells an error; the request is None where a line has none."""
+        self.refused(connection, error.reason, request)
+        return protocol.encode_error(request and request.id, error)
+
+    def turn_away(self, connection, error):
+        """Say why a client is not served any more, and close its connection after that."""
+        self.staged.append((connection, self.refuse(connection, None, error), b"\n", None, None))
+        self.finish(connection, error.reason)
+
+    # What methods return is the result as JSON.
 
     def login(self, connection, nickname):
         if connection.account is not None:
@@ -396,32 +395,33 @@ class Server(object):
         self.event(logging.INFO, account if account.unsaved else None,
                    "login nickname=%s peer=%s created=%s", quoted(nickname), peer(connection),
                    "yes" if created else "no")
-        return {"account": tell(account), "created": created, "catalog": CATALOG}
+        return '{"account":%s,"created":%s,"catalog":%s}' % (encode_account(account),
+                                                             encode_json(created), CATALOG)
 
     def ping(self, connection):
-        return "pong"
+        return '"pong"'
 
     def buy(self, connection, item):
         self.shop.buy(connection.account, item)
         if self.logs_trades:
             self.event_of_trade("buy", item, connection.account)
-        return {"account": tell(connection.account)}
+        return '{"account":%s}' % encode_account(connection.account)
 
     def sell(self, connection, item):
         self.shop.sell(connection.account, item)
         if self.logs_trades:
             self.event_of_trade("sell", item, connection.account)
-        return {"account": tell(connection.account)}
+        return '{"account":%s}' % encode_account(connection.account)
 
     def logout(self, connection):
         self.end_login(connection, "logout")
-        return True
+        return "true"
 
     def stats(self, connection):
         """What an operator wants to know; for nobody else there is such a method."""
         if connection.address[0] not in LOOPBACK:
             raise protocol.method_not_found()
-        return OrderedDict([
+        return encode_json(OrderedDict([
             ("version", constants.VERSION),
             ("uptime_s", int(self.now - self.started)),
             ("clients", len(self.connections)),
@@ -434,7 +434,7 @@ class Server(object):
             ("slowest_commit_ms", round(1000 * self.slowest_commit, 3)),
             ("slowest_tick_ms", round(1000 * self.slowest_tick, 3)),
             ("unsent_bytes", sum(len(connection.output) for connection in self.connections)),
-        ])
+        ]))
 
     def end_login(self, connection, why):
         """Free the nickname of a connection that is logged in."""
@@ -470,6 +470,12 @@ class Server(object):
         self.event(logging.DEBUG, account, "trade nickname=%s method=%s item=%s credits=%d",
                    quoted(account.nickname), method, quoted(item), account.credits)
 
+    def log_defect(self, defect):
+        path, number = traceback.extract_tb(sys.exc_info()[2])[-1][:2]
+        kind = "defect error=%s at=%s:%d" % (type(defect).__name__, os.path.basename(path), number)
+        if self.floods.is_first(logging.ERROR, kind):
+            log.exception(kind)
+
     def log_events(self):
         for level, events in itertools.groupby(self.events, operator.itemgetter(0)):
             log.log(level, "\n".join(line for _, _, line in events))
@@ -479,11 +485,12 @@ class Server(object):
 
     def release(self, failed):
         """Let this tick's replies go, now that it is committed but for the `failed` accounts."""
-        for connection, replies, is_batch in self.staged:
-            texts = [reply if account not in failed
-                     else self.not_stored(connection, request)
-                     for reply, request, account in replies]
-            connection.output += b"[" + b",".join(texts) + b"]\n" if is_batch else texts[0] + b"\n"
+        for connection, reply, end, request, account in self.staged:
+            if account in failed and request and request.method \
+                    and METHODS[request.method].tells_account:
+                reply = self.refuse(connection, request, STORAGE_FAILED)
+            connection.output += reply
+            connection.output += end
         for account in failed:
             connection = self.players.get(account.nickname)
             if connection and (account.stored is None or connection in self.unsure):
@@ -493,13 +500,9 @@ class Server(object):
         del self.staged[:]
         self.unsure.clear()
 
-    def not_stored(self, connection, request):
-        self.refused(connection, STORAGE_FAILED.reason, request)
-        return protocol.encode_error(request.id, STORAGE_FAILED)
-
     def write(self, connection):
         """Send what the kernel takes."""
-        if not connection.output or connection.phase is Phase.CLOSED:
+        if not connection.output or connection.phase is CLOSED:
             return
         try:
             sent = connection.sock.send(connection.output)
@@ -517,22 +520,26 @@ class Server(object):
 
     def settle(self, connection):
         """Decide what a connection does next, and wait for that."""
-        if connection.phase is Phase.OPEN:
-            if connection.has_turn():
-                self.backlog[connection] = None
-            elif (connection.input_ended or self.stopping) and not connection.lines.has_line():
+        if connection.phase is OPEN:
+            if connection.interest == READ and not (connection.lines.lines or connection.output or
+                                                    connection.input_ended or self.stopping):
+                return                  # so it nearly always is; the rest takes time
+            if connection.lines.lines:
+                if connection.is_served():
+                    self.backlog[connection] = None
+            elif connection.input_ended or self.stopping:
                 self.finish(connection, "closed" if connection.input_ended else "stop")
-        if connection.phase is not Phase.OPEN:
-            if connection.phase is Phase.FINISHING and not connection.output:
+        if connection.phase is not OPEN:
+            if connection.phase is FINISHING and not connection.output:
                 self.linger(connection)
-            if connection.phase is Phase.LINGERING and connection.input_ended:
+            if connection.phase is LINGERING and connection.input_ended:
                 self.drop(connection, "closed")
-        if connection.phase is not Phase.CLOSED:
+        if connection.phase is not CLOSED:
             self.watch(connection)
 
     def leave(self, connection, phase, why):
         """Go on to a later phase; with OPEN ends the login, and the reason is logged."""
-        if connection.phase is Phase.OPEN:
+        if connection.phase is OPEN:
             if connection.account is not None:
                 self.end_login(connection, why)
             elif self.floods.is_first(logging.INFO, "closed why=%s" % why):
@@ -541,12 +548,12 @@ class Server(object):
 
     def finish(self, connection, why):
         """Serve no more requests; close the connection once its replies are written."""
-        self.leave(connection, Phase.FINISHING, why)
+        self.leave(connection, FINISHING, why)
 
     def linger(self, connection):
         """Say that all is written, and wait a moment for the peer to close: a socket that is closed
         with input unread resets the connection, and the peer may never see the last reply."""
-        connection.phase = Phase.LINGERING
+        connection.phase = LINGERING
         connection.close_by = self.now + constants.LINGER_SECONDS
         try:
             connection.sock.shutdown(socket.SHUT_WR)
@@ -565,8 +572,8 @@ class Server(object):
 
     def drop(self, connection, why):
         """Close the connection at the end of this tick, unsent replies or not."""
-        if connection.phase is not Phase.CLOSED:
-            self.leave(connection, Phase.CLOSED, why)
+        if connection.phase is not CLOSED:
+            self.leave(connection, CLOSED, why)
             self.closing.append(connection)
 
     def close(self, connection):
@@ -622,18 +629,14 @@ class Server(object):
             self.accepting = accepting
 
 
-CATALOG = [{"name": name, "price": price} for name, price in constants.ITEMS.items()]
+CATALOG = encode_json([{"name": name, "price": price} for name, price in constants.ITEMS.items()])
+DEFECT = ErrorCode.INTERNAL_ERROR.error("The server has a defect; it was logged.")
 STORAGE_FAILED = ErrorCode.STORAGE_FAILED.error("This could not be stored; nothing was changed.")
 
 
 def peer(connection):
     """The other end of a connection, for the log."""
     return protocol.address(*connection.address[:2])
-
-
-def tell(account):
-    """An account as the wire has it."""
-    return {"nickname": account.nickname, "credits": account.credits, "items": account.items}
 
 
 def set_options(sock):

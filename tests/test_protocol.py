@@ -3,6 +3,7 @@
 from __future__ import unicode_literals
 
 import json
+from collections import OrderedDict, namedtuple
 
 import pytest
 from hypothesis import given, settings
@@ -61,7 +62,7 @@ def test_lines_whole(data, lines):
     reader = LineReader()
     reader.feed(data)
     assert read_all(reader) == (lines, False)
-    assert not reader.has_line()
+    assert not reader.lines
 
 
 @pytest.mark.parametrize("data, lines", LINES, ids=numbered(LINES))
@@ -79,7 +80,7 @@ def test_lines_with_trailing_data(data, lines):
     reader = LineReader()
     reader.feed(data + b"tail")
     assert read_all(reader) == (lines, False)
-    assert not reader.has_line()
+    assert not reader.lines
     reader.feed(b"\n")
     assert read_all(reader) == ([b"tail"], False)
 
@@ -111,9 +112,8 @@ def test_lines_do_not_depend_on_the_portions(parts, portion):
 # --- lines to requests --------------------------------------------------------------------------
 
 def parse_one(line):
-    requests, is_batch = protocol.parse(line)
-    request, = requests
-    assert not is_batch
+    request = protocol.parse(line)
+    assert type(request) is protocol.Request
     return request
 
 
@@ -218,7 +218,7 @@ def test_requests_byte_by_byte_and_with_trailing_data(line, expected):
     outcomes = []
     for portion in [data[i:i + 1] for i in range(len(data))] if len(data) < 1000 else [data]:
         reader.feed(portion)
-        while reader.has_line():
+        while reader.lines:
             received = reader.next_line()
             if received is not None:
                 outcomes.append(outcome(received))
@@ -251,9 +251,8 @@ def test_a_request_without_an_id_wants_no_reply():
 
 
 def test_a_batch_keeps_its_order_and_its_errors_apart():
-    requests, is_batch = protocol.parse(
+    requests = protocol.parse(
         b'[{"jsonrpc":"2.0","id":1,"method":"ping"},3,{"jsonrpc":"2.0","method":"logout"}]')
-    assert is_batch
     assert [(r.id, r.method, r.wants_reply) for r in requests] == [
         (1, "ping", True), (None, None, True), (None, "logout", False)]
     assert requests[1].error.reason == "invalid_request"
@@ -261,8 +260,8 @@ def test_a_batch_keeps_its_order_and_its_errors_apart():
 
 def test_a_batch_of_one_and_of_the_most():
     for number in (1, MAX_BATCH):
-        requests, is_batch = protocol.parse(b"[" + b",".join([b"1"] * number) + b"]")
-        assert is_batch and len(requests) == number
+        requests = protocol.parse(b"[" + b",".join([b"1"] * number) + b"]")
+        assert type(requests) is list and len(requests) == number
 
 
 @given(st.binary())
@@ -290,13 +289,13 @@ def test_any_json_raises_nothing_but_rpc_errors(value):
 
 def outcome_of_any(line):
     try:
-        requests, _ = protocol.parse(line)
+        parsed = protocol.parse(line)
     except RpcError as error:
         protocol.encode_error(None, error)
     else:
-        for request in requests:
+        for request in parsed if type(parsed) is list else [parsed]:
             assert (request.error is None) == (request.method is not None)
-            protocol.encode_result(request.id, "pong")
+            protocol.encode_result(request.id, "true")
 
 
 # --- nicknames --------------------------------------------------------------------------------
@@ -323,10 +322,20 @@ def test_nicknames_that_are_refused(nickname):
 
 @pytest.mark.parametrize("id", [1, 0, -5, 2 ** 70, 1.5, "a", "", "Ж", '"', "\ud800", None])
 def test_a_result_comes_through(id):
-    line = protocol.encode_result(id, {"a": ["Ж", 1]})
+    line = protocol.encode_result(id, protocol.encode_json({"a": ["Ж", 1]}))
     assert b"\n" not in line
     assert protocol.parse_response(line) == (id, {"a": ["Ж", 1]}, None)
     assert json.loads(line.decode("ascii"))["jsonrpc"] == "2.0"
+
+
+Account = namedtuple("Account", "nickname credits items")
+
+
+@given(st.builds(Account, st.text(), st.integers(0, 2 ** 63 - 1), st.lists(st.text())))
+def test_an_account_is_encoded_as_json_would(account):
+    line = protocol.encode_account(account)
+    assert line == protocol.encode_json(OrderedDict(zip(Account._fields, account)))
+    protocol.encode_result(1, line).decode("ascii")
 
 
 @pytest.mark.parametrize("code", list(ErrorCode))

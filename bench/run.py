@@ -1,0 +1,450 @@
+# -*- coding: utf-8 -*-
+"""Lavka beside its peers: starts each server in turn, drives all with one load, and compares.
+
+    python bench/run.py [--rounds N] [--seconds S] [--servers NAME ...] [--works NAME ...]
+
+A round starts every server once, so that a machine that is slow for a while is slow for all of
+them. Servers run on one core, the load on another. A figure is the median of the rounds, a ratio
+the median of the rounds' ratios. Progress goes to stderr, the table, in Markdown, to stdout, and
+with --chart FILE a picture of it to a file.
+"""
+from __future__ import division, print_function
+
+import argparse
+import contextlib
+import importlib.util
+import os
+import platform
+import resource
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections import OrderedDict, namedtuple
+from statistics import median
+
+import load
+
+BENCH = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(BENCH)
+HOST = "127.0.0.1"
+PYTHON2 = os.path.join(ROOT, ".venv-2.7", "bin", "python")
+START_SECONDS = 20          # for a server to answer after its start
+STORM_PLAYERS = 10000
+STORM_AT_ONCE = 200         # of them, who wait for the answer to their login
+IDLE_PLAYERS = 15000
+
+
+# --- the servers ----------------------------------------------------------------------------
+
+class Peer(object):
+    """A server to measure.
+
+    `command` is its command line, with {host}, {port} and {dir}, a directory of its own; `missing`
+    says what to install before it can run; `works` are the names of what is measured on it.
+    """
+    lines = load.Lines()
+
+    def __init__(self, command, works, missing=None):
+        self.command = command
+        self.works = works
+        self.missing = missing
+
+    def prepare(self, directory):
+        """Make what the server needs to find in its directory."""
+
+    def set_up(self, address):
+        """What is left to do once it answers."""
+
+    def nicknames(self, number):
+        """The players who trade."""
+        return ["player %d" % one for one in range(1, number + 1)]
+
+
+class Lavka(Peer):
+    """Lavka itself, on some Python, with some accounts on file."""
+
+    def __init__(self, works, python=sys.executable, accounts=None, missing=None):
+        command = [python, os.path.join(ROOT, "server.py"), "--host", "{host}", "--port", "{port}",
+                   "--database", "{dir}/lavka.db"]
+        Peer.__init__(self, command, works, missing)
+        self.python = python
+        self.accounts = accounts
+        self.filled = None          # a database with so many accounts; made once
+
+    def prepare(self, directory):
+        path = os.path.join(directory, "lavka.db")
+        if self.accounts is None:
+            run([self.python, os.path.join(ROOT, "db.py"), "--database", path])
+            return
+        if self.filled is None:
+            filled = os.path.join(os.path.dirname(directory), "%d.db" % self.accounts)
+            run([sys.executable, os.path.join(BENCH, "fill.py"), "--accounts",
+                 "%d" % self.accounts, "--trades", "0", filled])
+            self.filled = filled
+        shutil.copyfile(self.filled, path)
+
+    def nicknames(self, number):
+        if self.accounts is None:
+            return Peer.nicknames(self, number)
+        # Spread over the file.
+        return ["player %d" % (1 + one * self.accounts // number) for one in range(number)]
+
+
+class Redis(Peer):
+    lines = load.Redis()
+
+    def set_up(self, address):
+        with contextlib.closing(load.connect(address)) as sock:
+            sock.sendall(self.lines.set_up())
+            load.check(sock.recv(65536))
+
+
+def python_peer(script, module=None):
+    missing = None
+    if module and importlib.util.find_spec(module) is None:
+        missing = "pip install -r bench/requirements.txt"
+    return Peer([sys.executable, os.path.join(BENCH, "peers", script), "{host}", "{port}",
+                 "{dir}/peer.db"], LOOP + SHOP, missing)
+
+
+def program(name, package):
+    return None if shutil.which(name) else "install %s" % package
+
+
+LOOP = ["ping", "ping16"]
+SHOP = ["trade1", "trade50", "trade500", "new", "returning"]
+IDLE = ["idle"]
+
+SERVERS = OrderedDict([
+    ("Lavka", Lavka(LOOP + SHOP + IDLE)),
+    ("redis", Redis(["redis-server", "--bind", "{host}", "--port", "{port}", "--dir", "{dir}",
+                     "--save", "", "--appendonly", "yes", "--appendfsync", "always"],
+                    LOOP + SHOP, program("redis-server", "redis-server"))),
+    ("uvloop", python_peer("uvloop_protocol.py", "uvloop")),
+    ("streams", python_peer("streams.py")),
+    ("twisted", python_peer("twisted_lines.py", "twisted")),
+    ("threads", python_peer("threads.py")),
+    ("node", Peer(["node", os.path.join(BENCH, "peers", "ping.js"), "{host}", "{port}"], LOOP,
+                  program("node", "nodejs"))),
+    ("echo", Peer([sys.executable, os.path.join(BENCH, "peers", "echo.py"), "{host}", "{port}"],
+                  LOOP)),
+    ("2.7", Lavka(["ping", "trade50"], PYTHON2,
+                  missing=None if os.path.exists(PYTHON2) else "make .venv-2.7/test")),
+    ("thousand", Lavka(["trade50"], accounts=1000)),
+    ("million", Lavka(["trade50"], accounts=1000000)),
+])
+
+NAMES = {
+    "Lavka": "**Lavka**",
+    "redis": "redis, `appendfsync always`",
+    "uvloop": "asyncio protocol on uvloop",
+    "streams": "asyncio streams",
+    "twisted": "Twisted",
+    "threads": "a thread a client",
+    "node": "Node",
+    "echo": "bare echo loop",
+    "2.7": "Lavka on Python 2.7",
+    "thousand": "Lavka, 1,000 accounts on file",
+    "million": "Lavka, 1,000,000 accounts on file",
+}
+
+
+# --- the works ------------------------------------------------------------------------------
+
+# A server that runs: the Peer, its address, its process, the seconds to measure.
+Running = namedtuple("Running", "peer address process seconds")
+
+
+def ping(clients, depth):
+    def work(running):
+        socks = [load.connect(running.address) for _ in range(clients)]
+        try:
+            return load.drive(socks, [[running.peer.lines.ping()]] * clients, running.seconds,
+                              depth)
+        finally:
+            close(socks)
+    return work
+
+
+def trade(clients):
+    def work(running):
+        nicknames = running.peer.nicknames(clients)
+        socks = load.traders(running.address, running.peer.lines, nicknames)
+        try:
+            return load.drive(socks, [running.peer.lines.trades(one) for one in nicknames],
+                              running.seconds)
+        finally:
+            leave(running, socks)
+    return work
+
+
+def storm(running):
+    requests = [running.peer.lines.login("storm %d" % one) for one in range(STORM_PLAYERS)]
+    result, socks = load.storm(running.address, requests, STORM_AT_ONCE)
+    leave(running, socks)
+    return result
+
+
+Idle = namedtuple("Idle", "kilobytes alone among")     # per player; p50 of ping, in seconds
+
+
+def idle(running):
+    alone = WORKS["ping"].work(running).p50
+    before = memory(running.process.pid)
+    requests = [running.peer.lines.login("idle %d" % one) for one in range(IDLE_PLAYERS)]
+    _, socks = load.storm(running.address, requests, STORM_AT_ONCE)
+    grown = memory(running.process.pid) - before
+    among = WORKS["ping"].work(running).p50
+    close(socks)
+    return Idle(grown / 1024 / IDLE_PLAYERS, alone, among)
+
+
+Work = namedtuple("Work", "name unit work")
+WORKS = OrderedDict([
+    ("ping", Work("`ping`, 50 clients", "requests/s", ping(50, 1))),
+    ("ping16", Work("`ping`, 50 clients, 16 deep", "requests/s", ping(50, 16))),
+    ("trade1", Work("durable trades, 1 client", "trades/s", trade(1))),
+    ("trade50", Work("durable trades, 50 clients", "trades/s", trade(50))),
+    ("trade500", Work("durable trades, 500 clients", "trades/s", trade(500))),
+    ("new", Work("10,000 new players connect and log in", "logins/s", storm)),
+    ("returning", Work("10,000 returning players", "logins/s", storm)),
+    ("idle", Work("15,000 idle players", None, idle)),
+])
+
+
+def close(socks):
+    for sock in socks:
+        sock.close()
+
+
+def leave(running, socks):
+    """Close connections, and wait until the server has noticed: nicknames are free then."""
+    descriptors = "/proc/%d/fd" % running.process.pid
+    few = len(os.listdir(descriptors)) - len(socks)
+    close(socks)
+    wait_until(lambda: len(os.listdir(descriptors)) <= few, "the server keeps connections")
+
+
+def memory(pid):
+    """The resident memory of a process, in bytes (proc(5), statm)."""
+    with open("/proc/%d/statm" % pid) as statm:
+        return int(statm.read().split()[1]) * resource.getpagesize()
+
+
+# --- running them ---------------------------------------------------------------------------
+
+def run(command):
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def wait_until(condition, complaint):
+    deadline = time.monotonic() + START_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            raise load.LoadError(complaint)
+        time.sleep(0.01)
+
+
+def free_port():
+    with contextlib.closing(socket.socket()) as sock:
+        sock.bind((HOST, 0))
+        return sock.getsockname()[1]
+
+
+def answers(address):
+    try:
+        load.connect(address).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def started(peer, scratch, cores, seconds):
+    """Run a server in a new directory, on the first core; gives a Running."""
+    directory = tempfile.mkdtemp(dir=scratch)
+    peer.prepare(directory)
+    address = HOST, free_port()
+    command = [word.format(host=HOST, port=address[1], dir=directory) for word in peer.command]
+    with open(os.path.join(directory, "log"), "wb") as log:
+        os.sched_setaffinity(0, cores[:1])          # inherited
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                   cwd=directory)
+        os.sched_setaffinity(0, cores[-1:])
+    try:
+        wait_until(lambda: process.poll() is not None or answers(address), "it does not answer")
+        if process.poll() is not None:
+            with open(os.path.join(directory, "log"), errors="replace") as log:
+                raise load.LoadError("it ended: %s" % log.read().strip()[-200:])
+        peer.set_up(address)
+        yield Running(peer, address, process, seconds)
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(directory)
+
+
+def measure(names, works, rounds, seconds):
+    """{(work, server): [a Result or an Idle for each round]}, {server: what went wrong}."""
+    results, failures = {}, {}
+    cores = sorted(os.sched_getaffinity(0))
+    scratch = tempfile.mkdtemp(prefix=".bench-", dir=ROOT)      # where fsync is one; not in /tmp
+    try:
+        for number in range(rounds):
+            for name in names:
+                peer = SERVERS[name]
+                if peer.missing:
+                    failures[name] = "not installed: %s" % peer.missing
+                # Idle players get a fresh server, whose memory holds nothing that was freed.
+                for todo in ([one for one in peer.works if one in works and one != "idle"],
+                             [one for one in peer.works if one in works and one == "idle"]):
+                    if not todo or name in failures:
+                        continue
+                    try:
+                        with started(peer, scratch, cores, seconds) as running:
+                            for work in todo:
+                                say("round %d of %d: %s: %s" % (number + 1, rounds, name, work))
+                                result = WORKS[work].work(running)
+                                results.setdefault((work, name), []).append(result)
+                    except (load.LoadError, OSError) as error:
+                        failures[name] = "failed: %s" % error
+    finally:
+        shutil.rmtree(scratch)
+        say("")
+    return results, failures
+
+
+def say(text):
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K%s" % text)
+    elif text:
+        sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+# --- what is told ---------------------------------------------------------------------------
+
+def middle(results, field):
+    return median(getattr(result, field) for result in results)
+
+
+def ratio(results, others, field="rate"):
+    """Of two lists of the same rounds."""
+    return median(getattr(one, field) / getattr(other, field)
+                  for one, other in zip(results, others))
+
+
+def table(names, works, results, failures):
+    yield "| work | server | /s | p50 ms | p99 ms | p99.9 ms | Lavka : it | load busy |"
+    yield "|---|---|--:|--:|--:|--:|--:|--:|"
+    for work in works:
+        if work == "idle":
+            continue
+        title = WORKS[work].name
+        for name in names:
+            figures = results.get((work, name))
+            if figures:
+                lavka = results.get((work, "Lavka"))
+                yield "| %s | %s | %s | %.2f | %.2f | %.2f | %s | %.0f%% |" % (
+                    title, NAMES[name], "{:,.0f}".format(middle(figures, "rate")),
+                    1000 * middle(figures, "p50"), 1000 * middle(figures, "p99"),
+                    1000 * middle(figures, "p999"),
+                    "%.2f" % ratio(lavka, figures) if lavka and name != "Lavka" else "",
+                    100 * middle(figures, "busy"))
+                title = ""
+            elif name in failures and work in SERVERS[name].works:
+                yield "| %s | %s | %s | | | | | |" % (title, NAMES[name], failures[name])
+                title = ""
+
+
+def goals(results):
+    """What the project wants to hold, and what was measured of it."""
+    peers = ["uvloop", "streams", "twisted", "threads"]
+
+    def lavka_to(other, work):
+        lavka, others = results.get((work, "Lavka")), results.get((work, other))
+        return ratio(lavka, others) if lavka and others else None
+
+    def lavka_to_best(work):
+        known = [lavka_to(peer, work) for peer in peers if results.get((work, peer))]
+        return min(known) if known and None not in known else None
+
+    def between(one, other, work):
+        first, second = results.get((work, one)), results.get((work, other))
+        return ratio(first, second) if first and second else None
+
+    trades, idles = results.get(("trade50", "Lavka")), results.get(("idle", "Lavka"))
+    return [
+        ("durable trades, 50 clients : redis", lavka_to("redis", "trade50"), ">=", 1.0),
+        ("durable trades, 50 clients : best Python peer", lavka_to_best("trade50"), ">=", 25),
+        ("durable trades, 500 clients : redis", lavka_to("redis", "trade500"), ">=", 1.2),
+        ("ping : uvloop", lavka_to("uvloop", "ping"), ">=", 1.3),
+        ("ping : Node", lavka_to("node", "ping"), ">=", 1.0),
+        ("ping : bare echo loop", lavka_to("echo", "ping"), ">=", 0.75),
+        ("ping, 16 deep : uvloop", lavka_to("uvloop", "ping16"), ">=", 2.2),
+        ("new players : best Python peer", lavka_to_best("new"), ">=", 15),
+        ("KB of memory for an idle player", idles and middle(idles, "kilobytes"), "<=", 1.5),
+        ("ping p50 among 15,000 idle players : alone",
+         idles and median(one.among / one.alone for one in idles), "<=", 1.3),
+        ("trades with 1,000,000 accounts : with 1,000", between("million", "thousand", "trade50"),
+         ">=", 0.95),
+        ("p99.9 : p50 of a trade, 50 clients",
+         trades and median(one.p999 / one.p50 for one in trades), "<=", 10),
+        ("ping on Python 2.7 : 3", between("2.7", "Lavka", "ping"), ">=", 0.7),
+        ("trades on Python 2.7 : 3", between("2.7", "Lavka", "trade50"), ">=", 0.7),
+    ]
+
+
+def goal_table(results):
+    yield "| | measured | goal |"
+    yield "|---|--:|--:|"
+    for name, value, sign, goal in goals(results):
+        if value is not None:
+            missed = value < goal if sign == ">=" else value > goal
+            yield "| %s | %.2f | %s %s%s |" % (name, value, sign, goal,
+                                               " (missed)" if missed else "")
+
+
+def machine():
+    """What was measured on."""
+    with open("/proc/cpuinfo") as cpuinfo:
+        models = [line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name")]
+    versions = ["Python " + platform.python_version(), "SQLite " + sqlite3.sqlite_version]
+    for command in (["redis-server", "--version"], ["node", "--version"]):
+        if shutil.which(command[0]):
+            said = subprocess.run(command, stdout=subprocess.PIPE, universal_newlines=True).stdout
+            versions.append("%s %s" % (command[0], said.split(" sha")[0].split("v")[-1].strip(" =\n")))
+    return "%d x %s; %s" % (os.cpu_count(), models[0] if models else "?", ", ".join(versions))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2, help="of a measurement (default: 2)")
+    parser.add_argument("--servers", nargs="+", choices=SERVERS, default=list(SERVERS))
+    parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS))
+    parser.add_argument("--chart", metavar="FILE", help="draw one")
+    options = parser.parse_args()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    names = [name for name in SERVERS if name in options.servers]
+    works = [work for work in WORKS if work in options.works]
+    results, failures = measure(names, works, options.rounds, options.seconds)
+    print(machine())
+    print()
+    for line in table(names, works, results, failures):
+        print(line)
+    print()
+    for line in goal_table(results):
+        print(line)
+    if options.chart:
+        import chart
+        chart.draw(options.chart, results)
+
+
+if __name__ == "__main__":
+    main()
