@@ -217,6 +217,10 @@ class Shop(object):
 
     # --- storing it -------------------------------------------------------------------------
 
+    def has_changes(self):
+        """Whether a commit would have something to store."""
+        return bool(self._unsaved)
+
     def commit(self):
         """Store all changes since the last call, durably, in one transaction.
 

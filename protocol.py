@@ -183,7 +183,7 @@ def _decode(line):
     """The JSON value of a line. Raises ValueError for anything else."""
     if b"\xed" in line and _encoded_surrogate(line):
         raise ValueError("not UTF-8")
-    text = line.decode("utf-8").strip(" \t\r\n")        # what JSON has for white space
+    text = Text(line, "utf-8").strip(" \t\r\n")        # what JSON has for white space
     try:
         value, end = (_read_json if len(text) <= MAX_DIGITS else _read_long_json)(text)
     except RuntimeError:                # RecursionError is one; 2.7 has no other name for it
@@ -296,17 +296,18 @@ encode_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 def encode_account(account):
-    """The JSON of anything with a nickname, credits and items. The encoder needs three times as
-    long for the dict of these as for their names alone."""
-    return '{"nickname":%s,"credits":%d,"items":[%s]}' % (
+    """The JSON of anything with a nickname, credits and items, as bytes. The encoder would need
+    three times as long for a dict of them as it does for the names alone."""
+    text = '{"nickname":%s,"credits":%d,"items":[%s]}' % (
         encode_json(account.nickname), account.credits,
         ",".join([encode_json(item) for item in account.items]))
+    return text.encode("ascii")
 
 
 def encode_result(id, result):
-    """The line of a response that succeeded, without its end; `result` is JSON already."""
-    id = id if type(id) is int else encode_json(id)
-    return ('{"jsonrpc":"2.0","result":%s,"id":%s}' % (result, id)).encode("ascii")
+    """The line of a response that succeeded, without its end; `result` is JSON, as bytes."""
+    id = b"%d" % id if type(id) is int else encode_json(id).encode("ascii")
+    return b'{"jsonrpc":"2.0","result":%s,"id":%s}' % (result, id)
 
 
 def encode_error(id, error):

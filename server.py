@@ -205,29 +205,17 @@ class Server(object):
 
     def tick(self, timeout=None):
         """One pass: read, apply, commit, write, tidy up. It sleeps `timeout` seconds at most."""
-        touched = list(self.backlog)
-        events = self.wait(self.patience(timeout))
-        self.now = self.clock()
-        for key, mask in events:
-            connection = key.data
-            if connection is not None:
-                if connection not in self.backlog:
-                    touched.append(connection)
-                if mask & READ:
-                    self.read(connection)
-            elif key.fileobj is self.listener:
-                touched.extend(self.accept())
-            else:
-                self.woken.recv(constants.RECV_SIZE)
-        turns, deadline = 0, self.clock() + constants.TICK_SECONDS
-        for connection in touched:
-            if self.clock() > deadline:
+        touched = list(self.backlog) + self.take_in(self.patience(timeout))
+        turns, begin = 0, self.clock()
+        for _ in range(constants.LOOKS):
+            while turns < len(touched) and self.clock() - begin <= constants.TICK_SECONDS:
+                self.apply(touched[turns])
+                turns += 1
+            more = self.take_in(0) if self.shop.has_changes() else []
+            if not more:
                 break
-            self.apply(connection)
-            turns += 1
-        begin = self.clock()
-        failed = self.shop.commit()
-        self.slowest_commit = max(self.slowest_commit, self.clock() - begin)
+            touched += more
+        failed = self.commit()
         self.release(failed)
         self.backlog.clear()
         for connection in touched[turns:] + touched[:turns]:    # who had no turn is next
@@ -239,7 +227,7 @@ class Server(object):
             self.close(self.closing.pop())
         self.watch_listener()
         self.log_events()
-        self.slowest_tick = max(self.slowest_tick, self.clock() - self.now)
+        self.slowest_tick = max(self.slowest_tick, self.clock() - begin)
 
     def wait(self, timeout):
         """What is ready, after `timeout` seconds at most; None is for ever."""
@@ -260,6 +248,25 @@ class Server(object):
         return timeout
 
     # --- read -------------------------------------------------------------------------------
+
+    def take_in(self, timeout):
+        """Accept and read all that is ready, after `timeout` seconds at most; returns the
+        connections that may have something to do."""
+        events = self.wait(timeout)
+        self.now = self.clock()
+        touched = []
+        for key, mask in events:
+            connection = key.data
+            if connection is not None:
+                if connection not in self.backlog:
+                    touched.append(connection)
+                if mask & READ:
+                    self.read(connection)
+            elif key.fileobj is self.listener:
+                touched += self.accept()
+            else:
+                self.woken.recv(constants.RECV_SIZE)
+        return touched
 
     def accept(self):
         """Take new clients, a bounded number; returns their connections."""
@@ -314,7 +321,7 @@ class Server(object):
 
     def apply(self, connection):
         """Apply the connection's share of requests, and stage the replies."""
-        share = constants.REQUESTS_PER_TICK if connection.is_served() else 0
+        share = constants.REQUESTS_PER_LOOK if connection.is_served() else 0
         while share > 0 and connection.lines.lines:
             try:
                 line = connection.lines.next_line()
@@ -379,7 +386,7 @@ class Server(object):
         self.staged.append((connection, self.refuse(connection, None, error), b"\n", None, None))
         self.finish(connection, error.reason)
 
-    # What methods return is the result as JSON.
+    # What methods return is their result as JSON, in bytes.
 
     def login(self, connection, nickname):
         if connection.account is not None:
@@ -395,27 +402,27 @@ class Server(object):
         self.event(logging.INFO, account if account.unsaved else None,
                    "login nickname=%s peer=%s created=%s", quoted(nickname), peer(connection),
                    "yes" if created else "no")
-        return '{"account":%s,"created":%s,"catalog":%s}' % (encode_account(account),
-                                                             encode_json(created), CATALOG)
+        return b'{"account":%s,"created":%s,"catalog":%s}' % (
+            encode_account(account), b"true" if created else b"false", CATALOG)
 
     def ping(self, connection):
-        return '"pong"'
+        return b'"pong"'
 
     def buy(self, connection, item):
         self.shop.buy(connection.account, item)
         if self.logs_trades:
             self.event_of_trade("buy", item, connection.account)
-        return '{"account":%s}' % encode_account(connection.account)
+        return b'{"account":%s}' % encode_account(connection.account)
 
     def sell(self, connection, item):
         self.shop.sell(connection.account, item)
         if self.logs_trades:
             self.event_of_trade("sell", item, connection.account)
-        return '{"account":%s}' % encode_account(connection.account)
+        return b'{"account":%s}' % encode_account(connection.account)
 
     def logout(self, connection):
         self.end_login(connection, "logout")
-        return "true"
+        return b"true"
 
     def stats(self, connection):
         """What an operator wants to know; for nobody else there is such a method."""
@@ -434,7 +441,7 @@ class Server(object):
             ("slowest_commit_ms", round(1000 * self.slowest_commit, 3)),
             ("slowest_tick_ms", round(1000 * self.slowest_tick, 3)),
             ("unsent_bytes", sum(len(connection.output) for connection in self.connections)),
-        ]))
+        ])).encode("ascii")
 
     def end_login(self, connection, why):
         """Free the nickname of a connection that is logged in."""
@@ -481,7 +488,14 @@ class Server(object):
             log.log(level, "\n".join(line for _, _, line in events))
         del self.events[:]
 
-    # --- write ------------------------------------------------------------------------------
+    # --- commit and write -------------------------------------------------------------------
+
+    def commit(self):
+        """Store what this tick has changed; returns the accounts that could not be stored."""
+        begin = self.clock()
+        failed = self.shop.commit()
+        self.slowest_commit = max(self.slowest_commit, self.clock() - begin)
+        return failed
 
     def release(self, failed):
         """Let this tick's replies go, now that it is committed but for the `failed` accounts."""
@@ -629,7 +643,8 @@ class Server(object):
             self.accepting = accepting
 
 
-CATALOG = encode_json([{"name": name, "price": price} for name, price in constants.ITEMS.items()])
+CATALOG = encode_json([{"name": name, "price": price}
+                       for name, price in constants.ITEMS.items()]).encode("ascii")
 DEFECT = ErrorCode.INTERNAL_ERROR.error("The server has a defect; it was logged.")
 STORAGE_FAILED = ErrorCode.STORAGE_FAILED.error("This could not be stored; nothing was changed.")
 

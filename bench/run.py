@@ -86,6 +86,7 @@ class Lavka(Peer):
                  "%d" % self.accounts, "--trades", "0", filled])
             self.filled = filled
         shutil.copyfile(self.filled, path)
+        os.sync()                   # or the server's first commits wait for it
 
     def nicknames(self, number):
         if self.accounts is None:
