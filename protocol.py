@@ -131,7 +131,7 @@ class LineReader(object):
                 lines[0] = bytes(self._tail) + lines[0]
                 del self._tail[:]
             lines.reverse()
-            self.lines = lines + self.lines
+            self.lines = lines + self.lines if self.lines else lines
         if tail:
             self._tail += tail
             if len(self._tail) > MAX_LINE:      # whatever its end will be
@@ -253,12 +253,16 @@ def _request(value):
         return _invalid(id, "A request has a \"method\", a string.")
     if type(params) not in _PARAMS_TYPES:
         return _invalid(id, "\"params\" are an object or an array.")
+    wants_reply = "id" in value
     if method not in METHODS:
-        return Request(id, "id" in value, error=method_not_found())
-    args, problem = _arguments(method, params)
+        return Request(id, wants_reply, error=method_not_found())
+    name = METHODS[method].param
+    if name is None and not params:
+        return Request(id, wants_reply, method)
+    argument, problem = _argument(method, name, params)
     if problem:
-        return Request(id, "id" in value, error=ErrorCode.INVALID_PARAMS.error(problem))
-    return Request(id, "id" in value, method, args)
+        return Request(id, wants_reply, error=ErrorCode.INVALID_PARAMS.error(problem))
+    return Request(id, wants_reply, method, (argument,))
 
 
 def method_not_found():
@@ -271,16 +275,14 @@ def _invalid(id, problem):
     return Request(id, True, error=ErrorCode.INVALID_REQUEST.error(problem))
 
 
-def _arguments(method, params):
-    """(the arguments as a tuple, None), or (None, what is wrong with the params)."""
-    name = METHODS[method].param
+def _argument(method, name, params):
+    """(the value of the one param, what is wrong with it or None)."""
     if name is None:
-        return (None, "\"%s\" takes no params." % method) if params else ((), None)
+        return None, "\"%s\" takes no params." % method
     if len(params) != 1 or (type(params) is dict and name not in params):
         return None, "\"%s\" takes one param, \"%s\"." % (method, name)
     value = params[name] if type(params) is dict else params[0]
-    problem = _PARAM_PROBLEMS[name](value)
-    return (None, problem) if problem else ((value,), None)
+    return value, _PARAM_PROBLEMS[name](value)
 
 
 def encode_request(id, method, params):

@@ -206,9 +206,10 @@ class Server(object):
     def tick(self, timeout=None):
         """One pass: read, apply, commit, write, tidy up. It sleeps `timeout` seconds at most."""
         touched = list(self.backlog) + self.take_in(self.patience(timeout))
-        turns, begin = 0, self.clock()
+        turns, clock, begin = 0, self.clock, self.clock()
+        deadline = begin + constants.TICK_SECONDS
         for _ in range(constants.LOOKS):
-            while turns < len(touched) and self.clock() - begin <= constants.TICK_SECONDS:
+            while turns < len(touched) and clock() <= deadline:
                 self.apply(touched[turns])
                 turns += 1
             more = self.take_in(0) if self.shop.has_changes() else []
@@ -296,11 +297,6 @@ class Server(object):
         connection = Connection(sock, address, self.now + constants.LOGIN_SECONDS)
         self.connections.add(connection)
         self.timed.add(connection)
-        try:
-            set_options(sock)
-        except socket.error as error:           # a reset may be there already
-            self.socket_failed(connection, error)
-            return connection
         if len(self.connections) > self.max_clients:
             self.turn_away(connection, ErrorCode.SERVER_FULL.error("The server is full."))
         return connection
@@ -503,8 +499,9 @@ class Server(object):
             if account in failed and request and request.method \
                     and METHODS[request.method].tells_account:
                 reply = self.refuse(connection, request, STORAGE_FAILED)
-            connection.output += reply
-            connection.output += end
+            output = connection.output
+            output += reply
+            output += end
         for account in failed:
             connection = self.players.get(account.nickname)
             if connection and (account.stored is None or connection in self.unsure):
@@ -655,7 +652,8 @@ def peer(connection):
 
 
 def set_options(sock):
-    """Send small replies at once, and notice a peer that vanished (tcp(7))."""
+    """Send small replies at once, and notice a peer that vanished (tcp(7)). Connections inherit
+    this from their listener."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if hasattr(socket, "TCP_KEEPIDLE"):
@@ -681,6 +679,7 @@ def listen(host, port):
             host, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)[0]
         sock = socket.socket(family, kind, proto)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        set_options(sock)
         sock.bind(address)
         sock.listen(constants.BACKLOG)
         sock.setblocking(False)
