@@ -58,7 +58,17 @@ TICK_SECONDS = 0.1            # to apply requests in one tick, all clients toget
                               # no turn is first in the next; bounds what a stop waits for
 LOOKS = 3                     # for requests in one tick, while there is something to commit: one
                               # fsync for all of them; a fourth found next to nothing
+GC_OBJECTS = 20000            # that may come up before Python looks for cycles among them. A tick
+                              # makes thousands and no cycle; the default of 700 looks several times
+                              # in it, and now and then at every object of every connection
 HIGH_WATER = 262144           # unsent bytes at which a connection is no longer read nor served
+
+# --- the file -------------------------------------------------------------------------------
+
+PAGE_SIZE = 512               # bytes, of a new file. A commit writes whole pages, and with many
+                              # accounts on file each trade is on a page of its own
+WAL_PAGES = 8000              # in the log when a commit copies it into the file, 4 MB: the default
+                              # of SQLite (1000 pages of 4096 bytes), so it is as rarely
 
 # --- time limits (seconds) ------------------------------------------------------------------
 

@@ -39,7 +39,7 @@ import time
 import peewee
 
 from constants import (BUSY_SECONDS, CALM_SECONDS, CREDITS_RANGE, DATABASE, ITEMS, MAX_CREDITS,
-                       TOOL_SECONDS)
+                       PAGE_SIZE, TOOL_SECONDS, WAL_PAGES)
 from models import TABLES, Account, Trade
 
 log = logging.getLogger("lavka.db")
@@ -121,7 +121,7 @@ class Shop(object):
         _check_exists(path)
         self._lock = _lock(path)
         try:
-            self._database = _open(path, BUSY_SECONDS, _DURABLE)
+            self._database = _open(path, BUSY_SECONDS, _DURABLE + _SERVING)
         except CannotOpen:
             self._lock.close()
             raise
@@ -296,7 +296,7 @@ class Shop(object):
     def _load(self, nickname):
         """The row of an account, None if there is none. Raises UnusableRow."""
         try:
-            row = self._database.execute_sql(_SELECT, (nickname,)).fetchone()
+            row = self._database.cursor().execute(_SELECT, (nickname,)).fetchone()
         except _STORAGE_ERRORS as error:
             if "decode" in repr(error):         # sqlite3 has no class of its own for broken text
                 raise UnusableRow()
@@ -349,8 +349,11 @@ def _unknown_item():
 # an fsync of the log at each commit (sqlite.org/pragma.html).
 _DURABLE = [("journal_mode", "wal"), ("synchronous", "full"), ("foreign_keys", 1)]
 
-# For everyone who comes to the file while a server may run: the log is for the server to empty. Two
-# who do that at once can damage the file, before SQLite 3.51.3 (sqlite.org/wal.html, section 11).
+# For the server, who empties the log.
+_SERVING = [("wal_autocheckpoint", WAL_PAGES)]
+
+# For everyone else who comes to the file while a server may run: two who empty the log at once can
+# damage the file, before SQLite 3.51.3 (sqlite.org/wal.html, section 11).
 _BESIDE_A_SERVER = [("wal_autocheckpoint", 0)]
 
 _OPEN_ACCOUNTS = ("INSERT INTO trade (account_id, time, what, item, price, credits) "
@@ -361,7 +364,9 @@ def create_tables(path):
     """Create the file and what is missing in it. Accounts from before the ledger get their first
     row there. Raises CannotOpen."""
     lock = None
-    database = _connect(path, TOOL_SECONDS, _DURABLE + _BESIDE_A_SERVER)
+    # The size of a page is settled before the journal_mode is.
+    database = _connect(path, TOOL_SECONDS,
+                        [("page_size", PAGE_SIZE)] + _DURABLE + _BESIDE_A_SERVER)
     try:
         with database.bind_ctx(TABLES):
             if Account.table_exists() and not Trade.table_exists():

@@ -15,6 +15,7 @@ if __name__ == "__main__":      # Ctrl-C is quiet from the first moment; `main` 
 
 import argparse
 import errno
+import gc
 import itertools
 import logging
 import operator
@@ -282,7 +283,9 @@ class Server(object):
                     self.pause_accepting(error)
                     break
             else:
-                accepted.append(self.connect(sock, address))
+                connection = self.connect(sock, address)
+                self.read(connection)           # who connects has mostly sent something by now
+                accepted.append(connection)
         return accepted
 
     def pause_accepting(self, error):
@@ -337,7 +340,14 @@ class Server(object):
             request = protocol.parse(message) if type(message) is bytes else message
             if type(request) is list:
                 return self.answer_batch(connection, request)
-            reply = self.execute(connection, request)
+            if request.error:
+                raise request.error
+            method = request.method
+            self.requests[method] += 1
+            if connection.account is None and METHODS[method].needs_login:
+                raise ErrorCode.NOT_LOGGED_IN.error("Log in first.")
+            result = self.methods[method](connection, request.argument)
+            reply = protocol.encode_result(request.id, result)
         except RpcError as error:
             reply = self.refuse(connection, request, error)
         except db.Refusal as refusal:
@@ -361,17 +371,6 @@ class Server(object):
             self.answer(connection, request, b"]\n" if asked and request is asked[-1] else b",")
         return len(requests)
 
-    def execute(self, connection, request):
-        """Carry out a request and return the reply; any exception means that it was not done."""
-        if request.error:
-            raise request.error
-        method = request.method
-        self.requests[method] += 1
-        if connection.account is None and METHODS[method].needs_login:
-            raise ErrorCode.NOT_LOGGED_IN.error("Log in first.")
-        result = self.methods[method](connection, *request.args)
-        return protocol.encode_result(request.id, result)
-
     def refuse(self, connection, request, error):
         """The reply that tells an error; the request is None where a line has none."""
         self.refused(connection, error.reason, request)
@@ -382,7 +381,7 @@ class Server(object):
         self.staged.append((connection, self.refuse(connection, None, error), b"\n", None, None))
         self.finish(connection, error.reason)
 
-    # What methods return is their result as JSON, in bytes.
+    # The methods get the value of their param, or None; they return their result as JSON, in bytes.
 
     def login(self, connection, nickname):
         if connection.account is not None:
@@ -401,7 +400,7 @@ class Server(object):
         return b'{"account":%s,"created":%s,"catalog":%s}' % (
             encode_account(account), b"true" if created else b"false", CATALOG)
 
-    def ping(self, connection):
+    def ping(self, connection, _):
         return b'"pong"'
 
     def buy(self, connection, item):
@@ -416,11 +415,11 @@ class Server(object):
             self.event_of_trade("sell", item, connection.account)
         return b'{"account":%s}' % encode_account(connection.account)
 
-    def logout(self, connection):
+    def logout(self, connection, _):
         self.end_login(connection, "logout")
         return b"true"
 
-    def stats(self, connection):
+    def stats(self, connection, _):
         """What an operator wants to know; for nobody else there is such a method."""
         if connection.address[0] not in LOOPBACK:
             raise protocol.method_not_found()
@@ -459,7 +458,8 @@ class Server(object):
             self.event(logging.INFO, None,
                        "refused reason=%s method=%s param=%s nickname=%s peer=%s", reason,
                        request and request.method or "-",
-                       quoted(request.args[0]) if request and request.args else "-",
+                       "-" if request is None or request.argument is None
+                       else quoted(request.argument),
                        quoted(connection.account.nickname) if connection.account else "-",
                        peer(connection))
 
@@ -753,6 +753,7 @@ def main(arguments=None):
     except (db.CannotOpen, CannotListen) as error:
         log.error("%s", error)
         return 1
+    gc.set_threshold(constants.GC_OBJECTS)
     server = Server(shop, listener, client_limit())
     logging.getLogger("lavka.db").addFilter(server.floods)
     stop_on_signals(server)

@@ -123,7 +123,7 @@ IDLE = ["idle"]
 SERVERS = OrderedDict([
     ("Lavka", Lavka(LOOP + SHOP + IDLE)),
     ("redis", Redis(["redis-server", "--bind", "{host}", "--port", "{port}", "--dir", "{dir}",
-                     "--save", "", "--appendonly", "yes", "--appendfsync", "always"],
+                     "--protected-mode", "no", "--save", "", "--appendonly", "yes", "--appendfsync", "always"],
                     LOOP + SHOP, program("redis-server", "redis-server"))),
     ("uvloop", python_peer("uvloop_protocol.py", "uvloop")),
     ("streams", python_peer("streams.py")),

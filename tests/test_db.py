@@ -19,7 +19,7 @@ import pytest
 from conftest import PATIENCE, ROOT, audit, environment
 
 import db
-from constants import CREDITS_RANGE, ITEMS, MAX_NICKNAME
+from constants import CREDITS_RANGE, ITEMS, MAX_NICKNAME, PAGE_SIZE, WAL_PAGES
 from models import Account
 
 CHEAP = "potion"
@@ -306,6 +306,20 @@ def test_creating_the_tables_again_keeps_the_accounts(database, outside):
     outside.execute("INSERT INTO account (nickname, credits, items) VALUES ('bob', 7, 'bow')")
     db.create_tables(database)
     assert rows(outside) == [("bob", 7, "bow")]
+
+
+def test_a_new_file_has_small_pages_and_the_log_is_emptied_in_time(database, shop, outside):
+    assert outside.execute("PRAGMA page_size").fetchone() == (PAGE_SIZE,)
+    accounts = [shop.login("player %d" % number)[0] for number in range(500)]
+    assert not shop.commit()
+    size = written = 0
+    while written < 2 * WAL_PAGES * PAGE_SIZE:
+        for account in accounts:
+            (shop.sell if CHEAP in account.items else shop.buy)(account, CHEAP)
+        assert not shop.commit()
+        written += 80 * PAGE_SIZE           # a commit of 500 rows and their ledger is more
+        size = max(size, os.path.getsize(database + "-wal"))
+    assert WAL_PAGES * PAGE_SIZE < size < 1.2 * WAL_PAGES * PAGE_SIZE
 
 
 def test_the_tables_are_created_beside_a_running_shop(database, shop):
@@ -761,7 +775,7 @@ def test_no_damage_of_a_file_is_too_much_for_the_commands(played, database, dire
     for number in range(150):
         damaged = bytearray(whole)
         for _ in range(rng.choice([1, 3, 10, 100])):
-            at = rng.choice([rng.randrange(len(damaged)), rng.randrange(4096)])
+            at = rng.choice([rng.randrange(len(damaged)), rng.randrange(PAGE_SIZE)])
             damaged[at] = rng.randrange(256)
         paths.append(os.path.join(directory, "damaged %d.db" % number))
         with open(paths[-1], "wb") as file:
@@ -873,7 +887,7 @@ def test_a_backup_that_cannot_be_written(played, directory):
 def test_a_backup_without_room_for_it(played, directory):
     before = sorted(os.listdir(directory))
     process = subprocess.Popen(
-        ["sh", "-c", "ulimit -f 8; exec \"$@\"", "sh", sys.executable,
+        ["sh", "-c", "ulimit -f 2; exec \"$@\"", "sh", sys.executable,
          os.path.join(ROOT, "db.py"), "backup", "copy.db"], cwd=directory, env=environment(),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     out, err = process.communicate()

@@ -125,23 +125,23 @@ def outcome(line):
         return None, error.reason
     if request.error:
         return request.id, request.error.reason
-    return request.id, request.method, request.args
+    return request.id, request.method, request.argument
 
 
 REQUESTS = [
-    (b'{"jsonrpc":"2.0","id":1,"method":"ping"}', (1, "ping", ())),
-    (b' {"jsonrpc": "2.0", "id": 1, "method": "ping"} \r', (1, "ping", ())),
-    (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{}}', (1, "ping", ())),
-    (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":[]}', (1, "ping", ())),
-    (b'{"jsonrpc":"2.0","id":1,"method":"ping","extra":[1]}', (1, "ping", ())),
-    (b'{"jsonrpc":"2.0","id":"a","method":"buy","params":{"item":"bow"}}', ("a", "buy", ("bow",))),
-    (b'{"jsonrpc":"2.0","id":"a","method":"buy","params":["bow"]}', ("a", "buy", ("bow",))),
-    (b'{"jsonrpc":"2.0","id":null,"method":"logout"}', (None, "logout", ())),
-    (b'{"jsonrpc":"2.0","id":-1.5,"method":"logout"}', (-1.5, "logout", ())),
-    (b'{"jsonrpc":"2.0","id":18446744073709551616,"method":"ping"}', (2 ** 64, "ping", ())),
+    (b'{"jsonrpc":"2.0","id":1,"method":"ping"}', (1, "ping", None)),
+    (b' {"jsonrpc": "2.0", "id": 1, "method": "ping"} \r', (1, "ping", None)),
+    (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{}}', (1, "ping", None)),
+    (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":[]}', (1, "ping", None)),
+    (b'{"jsonrpc":"2.0","id":1,"method":"ping","extra":[1]}', (1, "ping", None)),
+    (b'{"jsonrpc":"2.0","id":"a","method":"buy","params":{"item":"bow"}}', ("a", "buy", "bow")),
+    (b'{"jsonrpc":"2.0","id":"a","method":"buy","params":["bow"]}', ("a", "buy", "bow")),
+    (b'{"jsonrpc":"2.0","id":null,"method":"logout"}', (None, "logout", None)),
+    (b'{"jsonrpc":"2.0","id":-1.5,"method":"logout"}', (-1.5, "logout", None)),
+    (b'{"jsonrpc":"2.0","id":18446744073709551616,"method":"ping"}', (2 ** 64, "ping", None)),
     ('{"jsonrpc":"2.0","id":1,"method":"login","params":["Ж"]}'.encode("utf-8"),
-     (1, "login", ("Ж",))),
-    (b'{"jsonrpc":"2.0","id":1,"method":"login","params":["\\u0416"]}', (1, "login", ("Ж",))),
+     (1, "login", "Ж")),
+    (b'{"jsonrpc":"2.0","id":1,"method":"login","params":["\\u0416"]}', (1, "login", "Ж")),
     # --- not JSON
     (b"nonsense", (None, "parse_error")),
     (b" ", (None, "parse_error")),
@@ -239,7 +239,7 @@ def test_the_depth_and_the_digits_that_are_allowed():
 def test_many_brackets_are_not_deep():
     nickname = b"[" * MAX_NICKNAME
     line = b'{"jsonrpc":"2.0","id":1,"method":"login","params":["' + nickname + b'"]}'
-    assert outcome(line) == (1, "login", (nickname.decode("ascii"),))
+    assert outcome(line) == (1, "login", nickname.decode("ascii"))
 
 
 def test_a_request_without_an_id_wants_no_reply():
@@ -371,4 +371,4 @@ def test_what_is_not_a_response(line):
 def test_a_request_comes_through():
     line = protocol.encode_request(7, "login", {"nickname": "Ж\n"})
     assert line.endswith(b"\n") and line.count(b"\n") == 1
-    assert outcome(line[:-1]) == (7, "login", ("Ж\n",))
+    assert outcome(line[:-1]) == (7, "login", "Ж\n")

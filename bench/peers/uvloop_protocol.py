@@ -16,8 +16,8 @@ class Protocol(asyncio.Protocol):
     def data_received(self, data):
         lines = (self.tail + data).split(b"\n")
         self.tail = lines.pop()
-        for line in lines:
-            self.transport.write(self.session.answer(line))
+        if lines:
+            self.transport.write(b"".join([self.session.answer(line) for line in lines]))
 
     def connection_lost(self, error):
         self.session.close()
