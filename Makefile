@@ -10,7 +10,7 @@ PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 # would end it, since nobody here could continue it.
 IN_FRONT = if [ -t 0 ]; then set -m; trap '' TSTP; fi; in_front() { "$$@" || [ $$? -eq 130 ]; }
 
-.PHONY: play server client stats test test-all torture clean
+.PHONY: play server client stats test test-all torture bench clean
 
 play: .venv/play                ## tables, a server in the background, the client in front
 	@$(PY) db.py
@@ -59,6 +59,10 @@ test-all: .venv/test            ## the suite, on every Python of VERSIONS that i
 torture: .venv/test             ## faults without end; TORTURE='--seconds 60 --seed 1 --only kill'
 	@$(PY) tests/torture.py $(TORTURE)
 
+bench: .venv/bench              ## beside its peers: table and chart; BENCH='--rounds 1 --works ping'
+	@if python2.7 -c '' 2>/dev/null; then $(MAKE) --no-print-directory .venv-2.7/test; fi
+	@$(PY) bench/run.py --chart docs/performance.svg $(BENCH)
+
 clean:                          ## all that the other targets made, but for the accounts
 	rm -rf .venv .venv-* .pytest_cache .hypothesis __pycache__ */__pycache__ *.pyc */*.pyc server.log*
 
@@ -75,6 +79,11 @@ clean:                          ## all that the other targets made, but for the 
 .venv/test: requirements.txt tests/requirements.txt | .venv
 	@echo 'Installing what the tests need ...'
 	@$(PY) $(PIP_INSTALL) -r tests/requirements.txt
+	@touch $@
+
+.venv/bench: requirements.txt bench/requirements.txt | .venv
+	@echo 'Installing what the peers and the chart need ...'
+	@$(PY) $(PIP_INSTALL) -r bench/requirements.txt
 	@touch $@
 
 .venv-3.%/test: requirements.txt tests/requirements.txt

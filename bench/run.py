@@ -15,6 +15,7 @@ import contextlib
 import importlib.util
 import os
 import platform
+import re
 import resource
 import shutil
 import socket
@@ -123,7 +124,8 @@ IDLE = ["idle"]
 SERVERS = OrderedDict([
     ("Lavka", Lavka(LOOP + SHOP + IDLE)),
     ("redis", Redis(["redis-server", "--bind", "{host}", "--port", "{port}", "--dir", "{dir}",
-                     "--protected-mode", "no", "--save", "", "--appendonly", "yes", "--appendfsync", "always"],
+                     "--protected-mode", "no", "--save", "", "--appendonly", "yes",
+                     "--appendfsync", "always"],
                     LOOP + SHOP, program("redis-server", "redis-server"))),
     ("uvloop", python_peer("uvloop_protocol.py", "uvloop")),
     ("streams", python_peer("streams.py")),
@@ -139,19 +141,21 @@ SERVERS = OrderedDict([
     ("million", Lavka(["trade50"], accounts=1000000)),
 ])
 
+# Their names in the table, where these are not those above.
 NAMES = {
-    "Lavka": "**Lavka**",
     "redis": "redis, `appendfsync always`",
     "uvloop": "asyncio protocol on uvloop",
     "streams": "asyncio streams",
     "twisted": "Twisted",
-    "threads": "a thread a client",
+    "threads": "a thread for each client",
     "node": "Node",
-    "echo": "bare echo loop",
+    "echo": "a bare echo loop",
     "2.7": "Lavka on Python 2.7",
-    "thousand": "Lavka, 1,000 accounts on file",
-    "million": "Lavka, 1,000,000 accounts on file",
+    "thousand": "Lavka with 1,000 accounts",
+    "million": "Lavka with 1,000,000 accounts",
 }
+PYTHON_PEERS = ["uvloop", "streams", "twisted", "threads"]
+CHART = ["ping", "ping16", "trade50", "trade500", "new", "returning"]
 
 
 # --- the works ------------------------------------------------------------------------------
@@ -333,14 +337,16 @@ def middle(results, field):
     return median(getattr(result, field) for result in results)
 
 
-def ratio(results, others, field="rate"):
-    """Of two lists of the same rounds."""
-    return median(getattr(one, field) / getattr(other, field)
-                  for one, other in zip(results, others))
+def ratio(results, others):
+    """Of the rates of two servers, by rounds; None where one of them was not measured."""
+    if not results or not others:
+        return None
+    return median(one.rate / other.rate for one, other in zip(results, others))
 
 
 def table(names, works, results, failures):
-    yield "| work | server | /s | p50 ms | p99 ms | p99.9 ms | Lavka : it | load busy |"
+    """Lines of Markdown."""
+    yield "| work | server | per second | p50 ms | p99 ms | p99.9 ms | Lavka : it | load busy |"
     yield "|---|---|--:|--:|--:|--:|--:|--:|"
     for work in works:
         if work == "idle":
@@ -349,77 +355,87 @@ def table(names, works, results, failures):
         for name in names:
             figures = results.get((work, name))
             if figures:
-                lavka = results.get((work, "Lavka"))
+                to_it = name != "Lavka" and ratio(results.get((work, "Lavka")), figures)
                 yield "| %s | %s | %s | %.2f | %.2f | %.2f | %s | %.0f%% |" % (
-                    title, NAMES[name], "{:,.0f}".format(middle(figures, "rate")),
-                    1000 * middle(figures, "p50"), 1000 * middle(figures, "p99"),
-                    1000 * middle(figures, "p999"),
-                    "%.2f" % ratio(lavka, figures) if lavka and name != "Lavka" else "",
-                    100 * middle(figures, "busy"))
-                title = ""
+                    title, NAMES.get(name, "**%s**" % name),
+                    "{:,.0f}".format(middle(figures, "rate")), 1000 * middle(figures, "p50"),
+                    1000 * middle(figures, "p99"), 1000 * middle(figures, "p999"),
+                    "%.2f" % to_it if to_it else "", 100 * middle(figures, "busy"))
             elif name in failures and work in SERVERS[name].works:
-                yield "| %s | %s | %s | | | | | |" % (title, NAMES[name], failures[name])
-                title = ""
+                yield "| %s | %s | %s | | | | | |" % (title, NAMES.get(name, name), failures[name])
+            else:
+                continue
+            title = ""
+    for idle in results.get(("idle", "Lavka"), [])[:1]:
+        figures = results["idle", "Lavka"]
+        yield "| %s | **Lavka** | %.2f KB each | %.2f (`ping`; %.2f without them) | | | | |" % (
+            WORKS["idle"].name, middle(figures, "kilobytes"), 1000 * middle(figures, "among"),
+            1000 * middle(figures, "alone"))
 
 
 def goals(results):
-    """What the project wants to hold, and what was measured of it."""
-    peers = ["uvloop", "streams", "twisted", "threads"]
+    """What the project wants to hold: (what, the figure or None, ">=" or "<=", the goal)."""
+    def to(other, work, one="Lavka"):
+        return ratio(results.get((work, one)), results.get((work, other)))
 
-    def lavka_to(other, work):
-        lavka, others = results.get((work, "Lavka")), results.get((work, other))
-        return ratio(lavka, others) if lavka and others else None
-
-    def lavka_to_best(work):
-        known = [lavka_to(peer, work) for peer in peers if results.get((work, peer))]
-        return min(known) if known and None not in known else None
-
-    def between(one, other, work):
-        first, second = results.get((work, one)), results.get((work, other))
-        return ratio(first, second) if first and second else None
+    def to_best_peer(work):
+        known = [to(peer, work) for peer in PYTHON_PEERS]
+        return min(known) if None not in known else None
 
     trades, idles = results.get(("trade50", "Lavka")), results.get(("idle", "Lavka"))
     return [
-        ("durable trades, 50 clients : redis", lavka_to("redis", "trade50"), ">=", 1.0),
-        ("durable trades, 50 clients : best Python peer", lavka_to_best("trade50"), ">=", 25),
-        ("durable trades, 500 clients : redis", lavka_to("redis", "trade500"), ">=", 1.2),
-        ("ping : uvloop", lavka_to("uvloop", "ping"), ">=", 1.3),
-        ("ping : Node", lavka_to("node", "ping"), ">=", 1.0),
-        ("ping : bare echo loop", lavka_to("echo", "ping"), ">=", 0.75),
-        ("ping, 16 deep : uvloop", lavka_to("uvloop", "ping16"), ">=", 2.2),
-        ("new players : best Python peer", lavka_to_best("new"), ">=", 15),
+        ("durable trades, 50 clients, to redis", to("redis", "trade50"), ">=", 1.0),
+        ("durable trades, 50 clients, to the best Python peer", to_best_peer("trade50"), ">=", 25),
+        ("durable trades, 500 clients, to redis", to("redis", "trade500"), ">=", 1.2),
+        ("`ping`, to uvloop", to("uvloop", "ping"), ">=", 1.3),
+        ("`ping`, to Node", to("node", "ping"), ">=", 1.0),
+        ("`ping`, to a bare echo loop", to("echo", "ping"), ">=", 0.75),
+        ("`ping`, 16 deep, to uvloop", to("uvloop", "ping16"), ">=", 2.2),
+        ("new players, to the best Python peer", to_best_peer("new"), ">=", 15),
         ("KB of memory for an idle player", idles and middle(idles, "kilobytes"), "<=", 1.5),
-        ("ping p50 among 15,000 idle players : alone",
+        ("p50 of `ping` among 15,000 idle players, to that without them",
          idles and median(one.among / one.alone for one in idles), "<=", 1.3),
-        ("trades with 1,000,000 accounts : with 1,000", between("million", "thousand", "trade50"),
-         ">=", 0.95),
-        ("p99.9 : p50 of a trade, 50 clients",
+        ("trades with 1,000,000 accounts, to 1,000",
+         to("thousand", "trade50", "million"), ">=", 0.95),
+        ("p99.9 of a trade, 50 clients, to its p50",
          trades and median(one.p999 / one.p50 for one in trades), "<=", 10),
-        ("ping on Python 2.7 : 3", between("2.7", "Lavka", "ping"), ">=", 0.7),
-        ("trades on Python 2.7 : 3", between("2.7", "Lavka", "trade50"), ">=", 0.7),
+        ("`ping` on Python 2.7, to this Python", to("Lavka", "ping", "2.7"), ">=", 0.7),
+        ("trades on Python 2.7, to this Python", to("Lavka", "trade50", "2.7"), ">=", 0.7),
     ]
 
 
 def goal_table(results):
-    yield "| | measured | goal |"
-    yield "|---|--:|--:|"
-    for name, value, sign, goal in goals(results):
-        if value is not None:
-            missed = value < goal if sign == ">=" else value > goal
-            yield "| %s | %.2f | %s %s%s |" % (name, value, sign, goal,
-                                               " (missed)" if missed else "")
+    """Lines of Markdown."""
+    yield "| | measured | goal | |"
+    yield "|---|--:|--:|---|"
+    for name, figure, sign, goal in goals(results):
+        if figure is not None:
+            held = figure >= goal if sign == ">=" else figure <= goal
+            yield "| %s | %.2f | %s %s | %s |" % (name, figure, sign, goal,
+                                                  "" if held else "missed")
+
+
+def panels(names, results):
+    """The figures for the chart."""
+    for work in CHART:
+        bars = [(name, middle(results[work, name], "rate")) for name in names
+                if (work, name) in results and name not in ("2.7", "thousand", "million")]
+        if bars:
+            yield WORKS[work].name.replace("`", ""), WORKS[work].unit, bars
 
 
 def machine():
-    """What was measured on."""
+    """What was measured on, in a line."""
     with open("/proc/cpuinfo") as cpuinfo:
         models = [line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name")]
-    versions = ["Python " + platform.python_version(), "SQLite " + sqlite3.sqlite_version]
-    for command in (["redis-server", "--version"], ["node", "--version"]):
+    parts = ["%d x %s" % (os.cpu_count(), models[0] if models else platform.machine()),
+             "Linux " + platform.release(), "Python " + platform.python_version(),
+             "SQLite " + sqlite3.sqlite_version]
+    for command, name in ((["redis-server", "--version"], "redis"), (["node", "--version"], "Node")):
         if shutil.which(command[0]):
             said = subprocess.run(command, stdout=subprocess.PIPE, universal_newlines=True).stdout
-            versions.append("%s %s" % (command[0], said.split(" sha")[0].split("v")[-1].strip(" =\n")))
-    return "%d x %s; %s" % (os.cpu_count(), models[0] if models else "?", ", ".join(versions))
+            parts.append("%s %s" % (name, re.search(r"v=?([0-9.]+)", said).group(1)))
+    return ", ".join(parts)
 
 
 def main():
@@ -428,9 +444,9 @@ def main():
     parser.add_argument("--seconds", type=float, default=2, help="of a measurement (default: 2)")
     parser.add_argument("--servers", nargs="+", choices=SERVERS, default=list(SERVERS))
     parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS))
-    parser.add_argument("--chart", metavar="FILE", help="draw one")
+    parser.add_argument("--chart", metavar="FILE", help="write the chart to this SVG file")
     options = parser.parse_args()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     names = [name for name in SERVERS if name in options.servers]
     works = [work for work in WORKS if work in options.works]
@@ -443,8 +459,11 @@ def main():
     for line in goal_table(results):
         print(line)
     if options.chart:
-        import chart
-        chart.draw(options.chart, results)
+        try:
+            import chart
+        except ImportError:
+            raise SystemExit("no chart without matplotlib: pip install -r bench/requirements.txt")
+        chart.draw(options.chart, list(panels(names, results)))
 
 
 if __name__ == "__main__":
