@@ -230,6 +230,9 @@ def parse(line):
     A request that is wrong in itself is returned with its error, since those beside it in a batch
     are not to suffer. Raises RpcError where there is only one answer to the whole line.
     """
+    request = _plain_request(line)
+    if request is not None:
+        return request
     try:
         value = _decode(line)
     except ValueError:
@@ -241,6 +244,28 @@ def parse(line):
     if len(value) > MAX_BATCH:
         raise ErrorCode.INVALID_REQUEST.error("A batch has at most %d requests." % MAX_BATCH)
     return [_request(one) for one in value]
+
+
+# What a player sends in the shop, as client.py and most others write it. Nicknames have rules of
+# their own, and come once.
+_PLAIN = re.compile(
+    br'\{"jsonrpc": ?"2\.0", ?"id": ?(0|[1-9][0-9]{0,17}), ?"method": ?"([a-z]+)"'
+    br'(?:, ?"params": ?\{(?:"([a-z]+)": ?"([ !#-\[\]-~]*)")?\})?\}\r?\Z').match
+_PLAIN_METHODS = {(name.encode("ascii"), method.param and method.param.encode("ascii")): name
+                  for name, method in METHODS.items() if method.param != "nickname"}
+
+
+def _plain_request(line):
+    """The Request in a line of the plainest form, None for all others: a pattern is much faster
+    than decoding any JSON and looking at what came out. It is the same Request."""
+    match = _PLAIN(line)
+    if match is None:
+        return None
+    id, method, param, value = match.groups()
+    method = _PLAIN_METHODS.get((method, param))
+    if method is None:
+        return None
+    return Request(int(id), True, method, value if value is None else Text(value, "ascii"))
 
 
 def _request(value):

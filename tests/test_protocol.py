@@ -227,6 +227,61 @@ def test_requests_byte_by_byte_and_with_trailing_data(line, expected):
     assert outcome(reader.next_line()) == expected
 
 
+def fields(request):
+    return [(type(value), value) for value in (
+        request.id, request.wants_reply, request.method, request.argument,
+        request.error and request.error.reason)]
+
+
+def decoded(line):
+    """The Request that the decoder of JSON finds in a line."""
+    return protocol._request(protocol._decode(line))
+
+
+PLAIN = [
+    '{"jsonrpc":"2.0","id":1,"method":"ping"}',
+    '{"jsonrpc": "2.0", "id": 999999999999999999, "method": "ping", "params": {}}',
+    '{"jsonrpc":"2.0","id":0,"method":"logout","params":{}}\r',
+    '{"jsonrpc":"2.0","id":17,"method":"buy","params":{"item":"potion"}}',
+    '{"jsonrpc": "2.0", "id": 17, "method": "sell", "params": {"item": "{}[],:~ !#"}}',
+    '{"jsonrpc":"2.0","id":17,"method":"buy","params":{"item":""}}',
+]
+
+
+@pytest.mark.parametrize("line", PLAIN)
+def test_plain_requests_are_read_as_any_json(line):
+    line = line.encode("ascii")
+    assert fields(protocol._plain_request(line)) == fields(decoded(line))
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.sampled_from(PLAIN), st.lists(st.tuples(
+    st.integers(0, 90), st.integers(0, 3), st.text(
+        alphabet='{}[]",:\\\0\x7f\x80\u0416 0123456789.-+eE\r\tnullitempotionbuysellogingidkjsrc',
+        max_size=3)), max_size=3))
+def test_whatever_looks_like_a_plain_request_is_read_as_any_json(line, changes):
+    for at, removed, inserted in changes:
+        line = line[:at] + inserted + line[at + removed:]
+    line = line.encode("utf-8")
+    plain = protocol._plain_request(line)
+    assert plain is None or fields(plain) == fields(decoded(line))
+
+
+@pytest.mark.parametrize("line", [
+    '{"jsonrpc":"2.0","id":01,"method":"ping"}', '{"jsonrpc":"2.0","id":1,"method":"ping"}x',
+    '{"jsonrpc":"2.0","id":1,"method":"ping"}\r\r', '{"jsonrpc":"2.0","id":1,"method":"ping",}',
+    '{"jsonrpc":"2.0","id":1,"method":"buy"}', '{"jsonrpc":"2.0","id":1,"method":"ping","params":[]}',
+    '{"jsonrpc":"2.0","id":1,"method":"buy","params":{"item":"a\\"}}',
+    '{"jsonrpc":"2.0","id":1,"method":"buy","params":{"item":"\x7f"}}',
+    '{"jsonrpc":"2.0","id":1,"method":"buy","params":{"item":"a\tb"}}',
+    '{"jsonrpc":"2.0","id":1,"method":"ping","params":{"item":"a"}}',
+    '{"jsonrpc":"2.0","id":1,"method":"login","params":{"nickname":"bob"}}',
+    '{"jsonrpc":"2.0","id":1,"method":"stea","params":{"item":"a"}}',
+])
+def test_what_is_not_plain_is_left_to_the_decoder(line):
+    assert protocol._plain_request(line.encode("ascii")) is None
+
+
 def test_the_depth_and_the_digits_that_are_allowed():
     deep = b"[" * (MAX_DEPTH - 1) + b"1" + b"]" * (MAX_DEPTH - 1)
     line = b'{"jsonrpc":"2.0","id":1,"method":"ping","params":' + deep + b"}"

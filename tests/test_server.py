@@ -218,7 +218,13 @@ def test_pipelined_requests_are_answered_in_order_a_share_in_each_tick(ticker):
 
 
 def arrived(connection):
-    return connection.sock.recv(1 << 20, socket.MSG_PEEK)
+    """What has come and is not yet read."""
+    try:
+        return connection.sock.recv(1 << 20, socket.MSG_PEEK)
+    except socket.error as error:
+        if error.errno not in server.NOT_NOW:
+            raise
+        return b""
 
 
 def test_a_batch_takes_as_much_of_the_share_as_its_requests(ticker):
@@ -253,6 +259,63 @@ def test_a_tick_ends_in_time_and_who_had_no_turn_is_next(ticker, monkeypatch):
     assert set(turns[:3]) == set(turns[3:]) == {connection for _, connection in clients}
     for peer, _ in clients:
         assert len(ticker.replies(peer, 2)) == 2
+
+
+def send_while_applied(ticker, method, send):
+    """Have `send` called with the connection before each request of that method is applied."""
+    apply = ticker.server.methods[method]
+
+    def apply_later(connection, argument):
+        send(connection)
+        return apply(connection, argument)
+
+    ticker.server.methods[method] = apply_later
+
+
+def test_what_arrives_while_requests_are_applied_is_in_the_same_commit(ticker):
+    first, _ = ticker.client("ann")
+    second, later = ticker.client("bob")
+    sent = []
+
+    def send(connection):
+        if not sent:
+            sent.append(second.send(request("buy", item=CHEAP)))
+            wait_for(lambda: arrived(later), "the request")
+
+    send_while_applied(ticker, "buy", send)
+    commits = ticker.server.shop.commits
+    first.send(request("buy", item=CHEAP))
+    replies = ticker.replies(first, 1) + ticker.replies(second, 1)
+    assert all("result" in reply for reply in replies)
+    assert ticker.server.shop.commits == commits + 1
+
+
+@pytest.mark.parametrize("method, looks", [("buy", constants.LOOKS), ("ping", 1)])
+def test_a_tick_looks_for_more_a_few_times_and_only_before_a_commit(ticker, method, looks):
+    peer, connection = ticker.client("bob")
+    line = request(method, item="potion") if method == "buy" else PING
+    asked = []
+
+    def send(connection):
+        asked.append(method)
+        peer.send(line)
+        wait_for(lambda: arrived(connection), "the next request")
+
+    send_while_applied(ticker, method, send)
+    peer.send(line)
+    wait_for(lambda: arrived(connection), "the request")
+    ticker.tick()
+    assert len(asked) == looks
+    ticker.tick()
+    assert len(asked) > looks           # the others came in the next tick
+
+
+def test_who_connects_is_read_at_once(ticker):
+    peer = Peer(ticker.port)
+    ticker.peers.append(peer)
+    peer.send(PING)
+    ticker.tick()
+    assert peer.line()["result"] == "pong"
 
 
 def test_reading_takes_nobodys_turn(ticker):
@@ -1042,7 +1105,7 @@ def test_a_flood_from_the_storage_is_one_line_and_a_count(program):
 
 def test_a_flood_of_defects_is_one_traceback(ticker, caplog):
     peer, _ = ticker.client()
-    ticker.server.methods["ping"] = lambda connection: 1 // 0
+    ticker.server.methods["ping"] = lambda connection, _: 1 // 0
     for _ in range(5):
         assert reason(ticker.call(peer, "ping")) == "internal_error"
     ticker.clock.now += constants.FLOOD_SECONDS
