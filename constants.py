@@ -51,16 +51,13 @@ MAX_CLIENTS = 20000           # connections served at once; about 2 KB of memory
 SPARE_CLIENTS = 16            # more, only to be told server_full; the next wait in the backlog
 SPARE_DESCRIPTORS = 32        # kept free for SQLite, its journal, the log and the listener
 BACKLOG = 1024                # connections the kernel holds for us; a login storm comes at once
-ACCEPT_BATCH = 64             # connections accepted in one tick, so that players need not wait
-RECV_SIZE = 16384             # bytes read from a connection in one tick; more made no ping faster
-REQUESTS_PER_LOOK = 64        # of one connection, so that a pipelining client slows nobody else
+ACCEPT_BATCH = 64             # connections accepted in one look, so that players need not wait
+RECV_SIZE = 16384             # bytes read from a connection in one look; more made no ping faster
+REQUESTS_PER_TICK = 64        # of one connection, so that a pipelining client slows nobody else
 TICK_SECONDS = 0.1            # to apply requests in one tick, all clients together; then who had
                               # no turn is first in the next; bounds what a stop waits for
 LOOKS = 3                     # for requests in one tick, while there is something to commit: one
-                              # fsync for all of them; a fourth found next to nothing
-GC_OBJECTS = 20000            # that may come up before Python looks for cycles among them. A tick
-                              # makes thousands and no cycle; the default of 700 looks several times
-                              # in it, and now and then at every object of every connection
+                              # fsync for all of them; not more, or their replies come late
 HIGH_WATER = 262144           # unsent bytes at which a connection is no longer read nor served
 
 # --- the file -------------------------------------------------------------------------------

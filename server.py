@@ -15,7 +15,6 @@ if __name__ == "__main__":      # Ctrl-C is quiet from the first moment; `main` 
 
 import argparse
 import errno
-import gc
 import itertools
 import logging
 import operator
@@ -320,8 +319,13 @@ class Server(object):
 
     def apply(self, connection):
         """Apply the connection's share of requests, and stage the replies."""
-        share = constants.REQUESTS_PER_LOOK if connection.is_served() else 0
-        while share > 0 and connection.lines.lines:
+        if not connection.is_served():
+            return
+        share = constants.REQUESTS_PER_TICK
+        while connection.lines.lines:
+            if share <= 0:
+                self.watch(connection)      # it is not read again when this tick looks for more
+                break
             try:
                 line = connection.lines.next_line()
             except RpcError as error:           # too long, and where the next one begins is unknown
@@ -340,14 +344,15 @@ class Server(object):
             request = protocol.parse(message) if type(message) is bytes else message
             if type(request) is list:
                 return self.answer_batch(connection, request)
-            if request.error:
-                raise request.error
             method = request.method
-            self.requests[method] += 1
-            if connection.account is None and METHODS[method].needs_login:
-                raise ErrorCode.NOT_LOGGED_IN.error("Log in first.")
-            result = self.methods[method](connection, request.argument)
-            reply = protocol.encode_result(request.id, result)
+            if method is None:
+                reply = self.refuse(connection, request, request.error)
+            else:
+                self.requests[method] += 1
+                if connection.account is None and METHODS[method].needs_login:
+                    raise ErrorCode.NOT_LOGGED_IN.error("Log in first.")
+                result = self.methods[method](connection, request.argument)
+                reply = protocol.encode_result(request.id, result)
         except RpcError as error:
             reply = self.refuse(connection, request, error)
         except db.Refusal as refusal:
@@ -753,7 +758,6 @@ def main(arguments=None):
     except (db.CannotOpen, CannotListen) as error:
         log.error("%s", error)
         return 1
-    gc.set_threshold(constants.GC_OBJECTS)
     server = Server(shop, listener, client_limit())
     logging.getLogger("lavka.db").addFilter(server.floods)
     stop_on_signals(server)

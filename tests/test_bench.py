@@ -47,7 +47,7 @@ def test_the_servers_are_compared():
     rows = re.findall(r"^\|.*\| (?:[\d,]+) \| [\d.]+ \| [\d.]+ \| [\d.]+ \| ([\d.]*) \| \d+% \|$", out,
                       re.MULTILINE)
     assert len(rows) == 4 + 4 + 3 + 3 and rows.count("") == 4       # Lavka has no ratio to itself
-    assert "`ping`, to a bare echo loop" in out and "redis" not in out
+    assert "`ping`, to a bare echo loop" in out and "| redis" not in out
 
 
 @only_3

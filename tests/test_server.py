@@ -204,7 +204,7 @@ def test_replies_in_portions(ticker):
 def test_pipelined_requests_are_answered_in_order_a_share_in_each_tick(ticker):
     pipeliner, connection = ticker.client()
     other, _ = ticker.client()
-    number = constants.REQUESTS_PER_LOOK * 3 + 1
+    number = constants.REQUESTS_PER_TICK * 3 + 1
     pipeliner.send(b"".join(request("ping", id=id) for id in range(number)))
     wait_for(lambda: len(arrived(connection)) > len(PING) * number, "all to arrive")
     ticker.tick()
@@ -229,12 +229,12 @@ def arrived(connection):
 
 def test_a_batch_takes_as_much_of_the_share_as_its_requests(ticker):
     peer, connection = ticker.client()
-    batch = b"[" + b",".join([PING[:-1]] * constants.REQUESTS_PER_LOOK) + b"]\n"
+    batch = b"[" + b",".join([PING[:-1]] * constants.REQUESTS_PER_TICK) + b"]\n"
     peer.send(batch * 2)
     wait_for(lambda: len(arrived(connection)) == 2 * len(batch), "the batches")
     ticker.tick()
     assert connection in ticker.server.backlog          # the second waits for the next tick
-    assert [len(replies) for replies in ticker.replies(peer, 2)] == [constants.REQUESTS_PER_LOOK] * 2
+    assert [len(replies) for replies in ticker.replies(peer, 2)] == [constants.REQUESTS_PER_TICK] * 2
 
 
 def test_a_tick_ends_in_time_and_who_had_no_turn_is_next(ticker, monkeypatch):
@@ -244,7 +244,7 @@ def test_a_tick_ends_in_time_and_who_had_no_turn_is_next(ticker, monkeypatch):
         peer.send(PING * 2)
         wait_for(lambda: len(arrived(connection)) == 2 * len(PING), "the requests")
     turns = []
-    monkeypatch.setattr(constants, "REQUESTS_PER_LOOK", 1)
+    monkeypatch.setattr(constants, "REQUESTS_PER_TICK", 1)
     apply = ticker.server.apply
 
     def slow_apply(connection):
@@ -388,7 +388,7 @@ def test_a_client_that_does_not_read_is_not_read(ticker, monkeypatch):
     ticker.until(lambda: len(connection.output) >= constants.HIGH_WATER)
     for _ in range(10):
         ticker.tick()
-    share = constants.REQUESTS_PER_LOOK * 60
+    share = constants.REQUESTS_PER_TICK * 60
     assert len(connection.output) < constants.HIGH_WATER + share
     assert connection.interest == server.WRITE
     assert connection not in ticker.server.backlog
