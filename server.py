@@ -251,11 +251,12 @@ class Server(object):
     # --- read -------------------------------------------------------------------------------
 
     def take_in(self, timeout):
-        """Accept and read all that is ready, after `timeout` seconds at most; returns the
-        connections that may have something to do."""
+        """Read and accept all that is ready, after `timeout` seconds at most; returns the
+        connections that may have something to do. Those who connect come last: one of them may
+        be a player who has just closed another connection, and needs the nickname."""
         events = self.wait(timeout)
         self.now = self.clock()
-        touched = []
+        touched, accepted = [], []
         for key, mask in events:
             connection = key.data
             if connection is not None:
@@ -264,10 +265,10 @@ class Server(object):
                 if mask & READ:
                     self.read(connection)
             elif key.fileobj is self.listener:
-                touched += self.accept()
+                accepted = self.accept()
             else:
                 self.woken.recv(constants.RECV_SIZE)
-        return touched
+        return touched + accepted
 
     def accept(self):
         """Take new clients, a bounded number; returns their connections."""
@@ -334,6 +335,8 @@ class Server(object):
             if line is None:
                 break
             share -= self.answer(connection, line, b"\n")
+        if connection.input_ended and not connection.lines.lines:
+            self.finish(connection, "closed")
 
     def answer(self, connection, message, end):
         """Apply a message, a line or one Request of a batch, and stage the reply to it, if it wants

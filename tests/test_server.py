@@ -217,6 +217,19 @@ def test_pipelined_requests_are_answered_in_order_a_share_in_each_tick(ticker):
     assert not ticker.server.backlog
 
 
+def test_a_share_is_one_however_often_a_tick_looks(ticker):
+    """More than one recv takes, so that the next look would find the rest."""
+    peer, connection = ticker.client("bob")
+    trades = request("buy", item=CHEAP) + request("sell", item=CHEAP)
+    number = 2 * constants.RECV_SIZE // len(trades)
+    peer.send(trades * number)
+    wait_for(lambda: len(arrived(connection)) == number * len(trades), "the requests")
+    ticker.tick()
+    requests = ticker.server.requests
+    assert requests["buy"] + requests["sell"] == constants.REQUESTS_PER_TICK
+    assert len(ticker.replies(peer, 2 * number)) == 2 * number
+
+
 def arrived(connection):
     """What has come and is not yet read."""
     try:
@@ -308,6 +321,20 @@ def test_a_tick_looks_for_more_a_few_times_and_only_before_a_commit(ticker, meth
     assert len(asked) == looks
     ticker.tick()
     assert len(asked) > looks           # the others came in the next tick
+
+
+def test_who_closes_and_connects_again_gets_the_nickname(ticker):
+    """Both come in the same tick, and so does the login."""
+    for _ in range(5):
+        peer, connection = ticker.client("bob")
+        peer.close()
+        again = Peer(ticker.port)
+        ticker.peers.append(again)
+        again.send(request("login", nickname="bob"))
+        ticker.tick()
+        assert "result" in again.line()
+        again.close()
+        ticker.until(lambda: not ticker.server.players)
 
 
 def test_who_connects_is_read_at_once(ticker):
