@@ -59,9 +59,9 @@ test-all: .venv/test            ## the suite, on every Python of VERSIONS that i
 torture: .venv/test             ## faults without end; TORTURE='--seconds 60 --seed 1 --only kill'
 	@$(PY) tests/torture.py $(TORTURE)
 
-bench: .venv/bench              ## beside its peers: table and chart; BENCH='--rounds 1 --works ping'
+bench: .venv/bench              ## beside its peers, with a chart; BENCH='--works ping' is a part
 	@if python2.7 -c '' 2>/dev/null; then $(MAKE) --no-print-directory .venv-2.7/test; fi
-	@$(PY) bench/run.py --chart docs/performance.svg $(BENCH)
+	@$(PY) bench/run.py $(or $(BENCH),--chart docs/performance.svg)
 
 clean:                          ## all that the other targets made, but for the accounts
 	rm -rf .venv .venv-* .pytest_cache .hypothesis __pycache__ */__pycache__ *.pyc */*.pyc server.log*

@@ -442,8 +442,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2, help="of a measurement (default: 2)")
-    parser.add_argument("--servers", nargs="+", choices=SERVERS, default=list(SERVERS))
-    parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS))
+    parser.add_argument("--servers", nargs="+", choices=SERVERS, default=list(SERVERS),
+                        metavar="NAME", help="these alone: %s" % ", ".join(SERVERS))
+    parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS),
+                        metavar="NAME", help="these alone: %s" % ", ".join(WORKS))
     parser.add_argument("--chart", metavar="FILE", help="write the chart to this SVG file")
     options = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -467,4 +469,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit("\nstopped; the servers, too")
