@@ -61,7 +61,7 @@ torture: .venv/test             ## faults without end; TORTURE='--seconds 60 --s
 
 bench: .venv/bench              ## beside its peers, with a chart; BENCH='--works ping' is a part
 	@if python2.7 -c '' 2>/dev/null; then $(MAKE) --no-print-directory .venv-2.7/test; fi
-	@$(PY) bench/run.py $(or $(BENCH),--chart docs/performance.svg)
+	@$(IN_FRONT); in_front $(PY) bench/run.py $(or $(BENCH),--chart docs/performance.svg)
 
 clean:                          ## all that the other targets made, but for the accounts
 	rm -rf .venv .venv-* .pytest_cache .hypothesis __pycache__ */__pycache__ *.pyc */*.pyc server.log*

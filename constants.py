@@ -53,7 +53,7 @@ SPARE_DESCRIPTORS = 32        # kept free for SQLite, its journal, the log and t
 BACKLOG = 1024                # connections the kernel holds for us; a login storm comes at once
 ACCEPT_BATCH = 64             # connections accepted in one look, so that players need not wait
 RECV_SIZE = 16384             # bytes read from a connection in one look; more made no ping faster
-REQUESTS_PER_TICK = 64        # of one connection, so that a pipelining client slows nobody else
+REQUESTS_PER_LOOK = 64        # of one connection, so that a pipelining client slows nobody else
 TICK_SECONDS = 0.1            # to apply requests in one tick, all clients together; then who had
                               # no turn is first in the next; bounds what a stop waits for
 LOOKS = 3                     # for requests in one tick, while there is something to commit: one
@@ -64,8 +64,8 @@ HIGH_WATER = 262144           # unsent bytes at which a connection is no longer 
 
 PAGE_SIZE = 512               # bytes, of a new file. A commit writes whole pages, and with many
                               # accounts on file each trade is on a page of its own
-WAL_PAGES = 8000              # in the log when a commit copies it into the file, 4 MB: the default
-                              # of SQLite (1000 pages of 4096 bytes), so it is as rarely
+WAL_SIZE = 4096000            # bytes in the log when a commit copies them into the file: what they
+                              # are by default, with SQLite's pages of 4096 bytes
 
 # --- time limits (seconds) ------------------------------------------------------------------
 

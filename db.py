@@ -39,7 +39,7 @@ import time
 import peewee
 
 from constants import (BUSY_SECONDS, CALM_SECONDS, CREDITS_RANGE, DATABASE, ITEMS, MAX_CREDITS,
-                       PAGE_SIZE, TOOL_SECONDS, WAL_PAGES)
+                       PAGE_SIZE, TOOL_SECONDS, WAL_SIZE)
 from models import TABLES, Account, Trade
 
 log = logging.getLogger("lavka.db")
@@ -121,7 +121,9 @@ class Shop(object):
         _check_exists(path)
         self._lock = _lock(path)
         try:
-            self._database = _open(path, BUSY_SECONDS, _DURABLE + _SERVING)
+            self._database = _open(path, BUSY_SECONDS, _DURABLE)
+            page_size, = self._database.execute_sql("PRAGMA page_size").fetchone()
+            self._database.execute_sql("PRAGMA wal_autocheckpoint = %d" % (WAL_SIZE // page_size))
         except CannotOpen:
             self._lock.close()
             raise
@@ -349,11 +351,8 @@ def _unknown_item():
 # an fsync of the log at each commit (sqlite.org/pragma.html).
 _DURABLE = [("journal_mode", "wal"), ("synchronous", "full"), ("foreign_keys", 1)]
 
-# For the server, who empties the log.
-_SERVING = [("wal_autocheckpoint", WAL_PAGES)]
-
-# For everyone else who comes to the file while a server may run: two who empty the log at once can
-# damage the file, before SQLite 3.51.3 (sqlite.org/wal.html, section 11).
+# For everyone who comes to the file while a server may run: the log is for the server to empty. Two
+# who do that at once can damage the file, before SQLite 3.51.3 (sqlite.org/wal.html, section 11).
 _BESIDE_A_SERVER = [("wal_autocheckpoint", 0)]
 
 _OPEN_ACCOUNTS = ("INSERT INTO trade (account_id, time, what, item, price, credits) "

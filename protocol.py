@@ -249,8 +249,9 @@ def parse(line):
 # What a player sends in the shop, as client.py and most others write it. Nicknames have rules of
 # their own, and come once.
 _PLAIN = re.compile(
-    br'\{"jsonrpc": ?"2\.0", ?"id": ?(0|[1-9][0-9]{0,17}), ?"method": ?"([a-z]+)"'
-    br'(?:, ?"params": ?\{(?:"([a-z]+)": ?"([ !#-\[\]-~]*)")?\})?\}\r?\Z').match
+    br'\{"jsonrpc": ?"2\.0"(?:, ?"id": ?(0|[1-9][0-9]{0,17}))?, ?"method": ?"([a-z]+)"'
+    br'(?:, ?"params": ?\{(?:"([a-z]+)": ?"([ !#-\[\]-~]*)")?\})?'
+    br'(?:, ?"id": ?(0|[1-9][0-9]{0,17}))?\}\r?\Z').match
 _PLAIN_METHODS = {(name.encode("ascii"), method.param and method.param.encode("ascii")): name
                   for name, method in METHODS.items() if method.param != "nickname"}
 
@@ -261,11 +262,11 @@ def _plain_request(line):
     match = _PLAIN(line)
     if match is None:
         return None
-    id, method, param, value = match.groups()
+    id, method, param, value, id_at_end = match.groups()
     method = _PLAIN_METHODS.get((method, param))
-    if method is None:
+    if method is None or (id is None) == (id_at_end is None):
         return None
-    return Request(int(id), True, method, value if value is None else Text(value, "ascii"))
+    return Request(int(id or id_at_end), True, method, value if value is None else Text(value, "ascii"))
 
 
 def _request(value):

@@ -206,16 +206,15 @@ class Server(object):
     def tick(self, timeout=None):
         """One pass: read, apply, commit, write, tidy up. It sleeps `timeout` seconds at most."""
         touched = list(self.backlog) + self.take_in(self.patience(timeout))
-        turns, clock, begin = 0, self.clock, self.clock()
-        deadline = begin + constants.TICK_SECONDS
-        for _ in range(constants.LOOKS):
+        turns, begin, clock = 0, self.now, self.clock
+        deadline = clock() + constants.TICK_SECONDS
+        for looks in range(1, constants.LOOKS + 1):
             while turns < len(touched) and clock() <= deadline:
                 self.apply(touched[turns])
                 turns += 1
-            more = self.take_in(0) if self.shop.has_changes() else []
-            if not more:
+            if looks == constants.LOOKS or turns < len(touched) or not self.shop.has_changes():
                 break
-            touched += more
+            touched += self.take_in(0)
         failed = self.commit()
         self.release(failed)
         self.backlog.clear()
@@ -316,13 +315,22 @@ class Server(object):
             elif connection.phase is OPEN:
                 connection.lines.feed(data)
 
+    def notice_end(self, connection):
+        """End a login whose peer has closed the connection after what was read last: it may be the
+        same player who comes again, and the end is read in a later tick."""
+        try:
+            if not connection.lines.lines and not connection.sock.recv(1, socket.MSG_PEEK):
+                self.finish(connection, "closed")
+        except socket.error as error:
+            self.socket_failed(connection, error)
+
     # --- apply ------------------------------------------------------------------------------
 
     def apply(self, connection):
         """Apply the connection's share of requests, and stage the replies."""
         if not connection.is_served():
             return
-        share = constants.REQUESTS_PER_TICK
+        share = constants.REQUESTS_PER_LOOK
         while connection.lines.lines:
             if share <= 0:
                 self.watch(connection)      # it is not read again when this tick looks for more
@@ -394,6 +402,8 @@ class Server(object):
     def login(self, connection, nickname):
         if connection.account is not None:
             raise ErrorCode.ALREADY_LOGGED_IN.error("This connection is logged in; log out first.")
+        if nickname in self.players:
+            self.notice_end(self.players[nickname])
         if nickname in self.players:
             raise ErrorCode.NICKNAME_IN_USE.error("This nickname is in use.")
         account, created = self.shop.login(nickname)

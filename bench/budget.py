@@ -4,9 +4,9 @@
     python bench/budget.py
 
 A real server with fifty TCP connections, in this process: all fifty send a request, then one
-`Server.tick` is timed, which serves them all. Then the parts are timed alone, on the same requests.
-What the parts leave of the whole is the loop itself: turns, deadlines, staging, interest. Figures
-are microseconds a request, the median of many ticks.
+`Server.tick` is timed, which serves them all. In between the parts are timed alone, on the same
+requests. What the parts leave of the whole is the loop itself: turns, deadlines, staging, interest.
+Figures are microseconds a request, the median of many rounds.
 """
 from __future__ import division, print_function, unicode_literals
 
@@ -26,7 +26,7 @@ import protocol         # noqa: E402
 import server           # noqa: E402
 
 CLIENTS = 50
-TICKS = 1001
+ROUNDS = 401
 PING = b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n'
 BUY = b'{"jsonrpc":"2.0","id":1,"method":"buy","params":{"item":"potion"}}\n'
 SELL = BUY.replace(b"buy", b"sell")
@@ -35,10 +35,14 @@ LOGIN = '{"jsonrpc":"2.0","id":1,"method":"login","params":{"nickname":"player %
 clock = getattr(time, "perf_counter", time.time)
 
 
-def per_request(measure):
-    """The median of what `measure(number)` returns, in microseconds a request."""
-    times = sorted(measure(number) for number in range(TICKS))
-    return 1e6 * times[len(times) // 2] / CLIENTS
+def costs(parts):
+    """[(name, microseconds a request)] of [(name, what returns the seconds of a tick)], the first
+    of which is the whole. All are measured in each round; the last line is what the others leave."""
+    rounds = [[measure() for _, measure in parts] for _ in range(ROUNDS)]
+    rounds = [times + [times[0] - sum(times[1:])] for times in rounds]
+    names = [name for name, _ in parts] + ["the loop, what is left"]
+    return [(name, 1e6 * sorted(times)[ROUNDS // 2] / CLIENTS)
+            for name, times in zip(names, zip(*rounds))]
 
 
 def timed(work):
@@ -98,18 +102,37 @@ class Bench(object):
         self.read_replies()
         return seconds
 
-    def trade(self, number):
-        trade = self.shop.sell if number % 2 else self.shop.buy
-        for account in self.accounts:
-            trade(account, "potion")
+    def set_synchronous(self, value):
+        self.shop._database.execute_sql("PRAGMA synchronous = %s" % value)
+
+    def trade(self):
+        """Seconds of a trade of each player, in memory, and of the commit; half that of two."""
+        seconds = [0, 0]
+        for trade in (self.shop.buy, self.shop.sell):
+            def all_trade():
+                for account in self.accounts:
+                    trade(account, "potion")
+            seconds[0] += timed(all_trade) / 2
+            seconds[1] += timed(self.shop.commit) / 2
+        return seconds
+
+    def sql(self):
+        """Seconds of a commit, but for the fsync."""
+        self.set_synchronous("off")
+        seconds = self.trade()[1]
+        self.set_synchronous("full")
+        return seconds
+
+    def fsync(self):
+        return self.trade()[1] - self.sql()
 
 
 def each(function, *arguments):
-    """Seconds of calling it once for each client."""
+    """What returns the seconds of calling it once for each client."""
     def work():
         for _ in range(CLIENTS):
             function(*arguments)
-    return lambda number: timed(work)
+    return lambda: timed(work)
 
 
 def read_line(reader, line):
@@ -117,59 +140,50 @@ def read_line(reader, line):
     reader.next_line()
 
 
+def measure(bench):
+    """(the costs of a ping, those of a trade)."""
+    account = bench.accounts[0]
+    reader = protocol.LineReader()
+
+    def reply():
+        return protocol.encode_result(1, b'{"account":%s}' % protocol.encode_account(account))
+
+    pong, told = protocol.encode_result(1, b'"pong"') + b"\n", reply() + b"\n"
+    return costs([
+        ("ping", lambda: bench.tick(PING)),
+        ("select, recv, send", lambda: bench.system_calls(PING, pong)),
+        ("bytes to a line", each(read_line, reader, PING)),
+        ("line to a request", each(protocol.parse, PING[:-1])),
+        ("reply to bytes", each(protocol.encode_result, 1, b'"pong"')),
+    ]), costs([
+        ("trade", lambda: (bench.tick(BUY) + bench.tick(SELL)) / 2),
+        ("select, recv, send", lambda: bench.system_calls(BUY, told)),
+        ("bytes to a line", each(read_line, reader, BUY)),
+        ("line to a request", each(protocol.parse, BUY[:-1])),
+        ("reply to bytes", each(reply)),
+        ("the shop: rules, ledger", lambda: bench.trade()[0]),
+        ("SQL: update, insert", bench.sql),
+        ("fsync, shared by %d" % CLIENTS, bench.fsync),
+    ])
+
+
 def main():
     logging.disable(logging.CRITICAL)
     directory = tempfile.mkdtemp(str(""), str(".bench-"), str(ROOT))     # where fsync is one
     try:
-        bench = Bench(directory)
-        account = bench.accounts[0]
-        pong = protocol.encode_result(1, b'"pong"') + b"\n"
-        told = protocol.encode_result(1, b'{"account":%s}' % protocol.encode_account(account))
-        reader = protocol.LineReader()
-
-        def committed(number):
-            bench.trade(number)
-            return timed(bench.shop.commit)
-
-        def reply():
-            protocol.encode_result(1, b'{"account":%s}' % protocol.encode_account(account))
-
-        ping = [
-            ("select, recv, send", per_request(lambda number: bench.system_calls(PING, pong))),
-            ("bytes to a line", per_request(each(read_line, reader, PING))),
-            ("line to a request: JSON, checks", per_request(each(protocol.parse, PING[:-1]))),
-            ("reply to bytes", per_request(each(protocol.encode_result, 1, b'"pong"'))),
-        ]
-        trade = [
-            ("select, recv, send",
-             per_request(lambda number: bench.system_calls(BUY, told + b"\n"))),
-            ("bytes to a line", per_request(each(read_line, reader, BUY))),
-            ("line to a request: JSON, checks", per_request(each(protocol.parse, BUY[:-1]))),
-            ("reply to bytes", per_request(each(reply))),
-            ("the shop: rules, ledger", per_request(lambda n: timed(lambda: bench.trade(n)))),
-        ]
-        # The trades of the last line wait for a commit; an even number of ticks begins anew.
-        bench.trade(TICKS)
-        bench.shop.commit()
-        full = per_request(committed)
-        bench.trade(TICKS)
-        bench.shop.commit()
-        whole = (per_request(lambda number: bench.tick(PING)),
-                 per_request(lambda number: bench.tick(SELL if number % 2 else BUY)))
-        bench.trade(TICKS)
-        bench.shop.commit()
-        bench.shop._database.execute_sql("PRAGMA synchronous = off")
-        sql = per_request(committed)
-        trade += [("SQL: update, insert", sql), ("fsync, shared by %d" % CLIENTS, full - sql)]
-        print("Python %s, microseconds a request" % sys.version.split()[0])
-        for name, parts, total in (("ping", ping, whole[0]), ("trade", trade, whole[1])):
-            parts.append(("the loop, what is left", total - sum(cost for _, cost in parts)))
-            print("\n%-36s%6.2f" % (name, total))
-            for part, cost in parts:
-                print("  %-34s%6.2f  %3.0f%%" % (part, cost, 100 * cost / total))
+        tables = measure(Bench(directory))
     finally:
         shutil.rmtree(directory)
+    print("Python %s, microseconds a request" % sys.version.split()[0])
+    for table in tables:
+        (name, total), parts = table[0], table[1:]
+        print("\n%-36s%6.2f" % (name, total))
+        for part, cost in parts:
+            print("  %-34s%6.2f  %3.0f%%" % (part, cost, 100 * cost / total))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

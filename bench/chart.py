@@ -15,7 +15,7 @@ LAVKA, OTHERS = "#c0392b", "#95a5a6"
 def draw(path, panels):
     """Write an SVG file. `panels` are (title, unit, [(name of a server, figure)]), two in a row."""
     rows = (len(panels) + 1) // 2
-    tallest = max(len(bars) for _, _, bars in panels)
+    tallest = max(len(bars) for _, _, bars in panels)       # a run without a rate has no chart
     figure, axes = plt.subplots(rows, 2, figsize=(10, rows * (0.6 + 0.26 * tallest)), squeeze=False)
     axes = [axis for row in axes for axis in row]
     for axis, (title, unit, bars) in zip(axes, panels):

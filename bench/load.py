@@ -85,6 +85,8 @@ Result = namedtuple("Result", "rate p50 p99 p999 busy")
 
 
 def _result(latencies, elapsed, computed, depth=1):
+    if not latencies:
+        raise LoadError("not one answer in time")
     latencies.sort()
     p50, p99, p999 = (latencies[int(len(latencies) * part)] for part in (0.5, 0.99, 0.999))
     return Result(len(latencies) * depth / elapsed, p50, p99, p999, computed / elapsed)
@@ -126,6 +128,8 @@ def traders(address, dialect, nicknames):
 
 
 def check(reply):
+    if not reply:
+        raise LoadError("the server hung up")
     if reply[:1] == b"-" or b'"error"' in reply:
         raise LoadError("unexpected reply: %r" % reply[:200])
 
@@ -157,7 +161,7 @@ def drive(socks, requests, seconds, depth=1):
             sock = by_number[number]
             reply = sock.recv(65536)
             if reply[:1] == b"-" or b'"error"' in reply or not reply:
-                raise LoadError("unexpected reply: %r" % reply[:200])
+                check(reply)
             lines = reply.count(b"\n")
             if lines != missing[number]:
                 missing[number] -= lines
@@ -178,7 +182,9 @@ def drive(socks, requests, seconds, depth=1):
     for number, sock in by_number.items():          # nobody is left in the middle of a request
         sock.settimeout(TIMEOUT_SECONDS)
         while missing[number]:
-            missing[number] -= sock.recv(65536).count(b"\n")
+            reply = sock.recv(65536)
+            check(reply)
+            missing[number] -= reply.count(b"\n")
     return result
 
 
@@ -227,14 +233,22 @@ def storm(address, requests, at_once):
     return result, list(socks.values())
 
 
+def positive(argument):
+    """A whole number from 1 on."""
+    number = int(argument)
+    if number < 1:
+        raise argparse.ArgumentTypeError("%s is less than 1" % argument)
+    return number
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", choices=["ping", "trade", "login"])
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=7777)
-    parser.add_argument("--clients", type=int, default=50,
+    parser.add_argument("--clients", type=positive, default=50,
                         help="connections (default: 50); for login, the players in all")
-    parser.add_argument("--depth", type=int, default=1,
+    parser.add_argument("--depth", type=positive, default=1,
                         help="pings that each client sends at once (default: 1)")
     parser.add_argument("--seconds", type=float, default=5)
     options = parser.parse_args()
@@ -251,11 +265,14 @@ def main():
         else:
             result, _ = storm(address, [lines.login(name) for name in names], 200)
     except (OSError, LoadError) as error:
-        raise SystemExit("load.py: %s" % error)
+        raise SystemExit("load.py: %s:%d: %s" % (address + (error,)))
     print("%s, %d clients: %.0f requests/s, p50 %.2f ms, p99 %.2f ms, p99.9 %.2f ms; load %.0f%% "
           "busy" % (options.work, options.clients, result.rate, 1000 * result.p50,
                     1000 * result.p99, 1000 * result.p999, 100 * result.busy))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit(130)

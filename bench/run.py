@@ -101,8 +101,7 @@ class Redis(Peer):
 
     def set_up(self, address):
         with contextlib.closing(load.connect(address)) as sock:
-            sock.sendall(self.lines.set_up())
-            load.check(sock.recv(65536))
+            load.check(load.call(sock, self.lines.set_up()))
 
 
 def python_peer(script, module=None):
@@ -136,7 +135,7 @@ SERVERS = OrderedDict([
     ("echo", Peer([sys.executable, os.path.join(BENCH, "peers", "echo.py"), "{host}", "{port}"],
                   LOOP)),
     ("2.7", Lavka(["ping", "trade50"], PYTHON2,
-                  missing=None if os.path.exists(PYTHON2) else "make .venv-2.7/test")),
+                  missing=None if os.path.exists(PYTHON2) else "python2.7 on the path")),
     ("thousand", Lavka(["trade50"], accounts=1000)),
     ("million", Lavka(["trade50"], accounts=1000000)),
 ])
@@ -243,7 +242,10 @@ def memory(pid):
 # --- running them ---------------------------------------------------------------------------
 
 def run(command):
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                             universal_newlines=True)
+    if process.returncode:
+        raise load.LoadError("it could not be prepared: %s" % process.stdout.strip()[-200:])
 
 
 def wait_until(condition, complaint):
@@ -300,7 +302,9 @@ def measure(names, works, rounds, seconds):
     scratch = tempfile.mkdtemp(prefix=".bench-", dir=ROOT)      # where fsync is one; not in /tmp
     try:
         for number in range(rounds):
-            for name in names:
+            # Another one begins each time: what depends on the place in a round evens out.
+            first = number % len(names)
+            for name in names[first:] + names[:first]:
                 peer = SERVERS[name]
                 if peer.missing:
                     failures[name] = "not installed: %s" % peer.missing
@@ -316,7 +320,7 @@ def measure(names, works, rounds, seconds):
                                 result = WORKS[work].work(running)
                                 results.setdefault((work, name), []).append(result)
                     except (load.LoadError, OSError) as error:
-                        failures[name] = "failed: %s" % error
+                        failures[name] = "failed in round %d: %s" % (number + 1, error)
     finally:
         shutil.rmtree(scratch)
         say("")
@@ -356,9 +360,9 @@ def table(names, works, results, failures):
             figures = results.get((work, name))
             if figures:
                 to_it = name != "Lavka" and ratio(results.get((work, "Lavka")), figures)
-                yield "| %s | %s | %s | %.2f | %.2f | %.2f | %s | %.0f%% |" % (
+                yield "| %s | %s%s | %s | %.2f | %.2f | %.2f | %s | %.0f%% |" % (
                     title, NAMES.get(name, "**%s**" % name),
-                    "{:,.0f}".format(middle(figures, "rate")), 1000 * middle(figures, "p50"),
+                    " (%s)" % failures[name] if name in failures else "", "{:,.0f}".format(middle(figures, "rate")), 1000 * middle(figures, "p50"),
                     1000 * middle(figures, "p99"), 1000 * middle(figures, "p999"),
                     "%.2f" % to_it if to_it else "", 100 * middle(figures, "busy"))
             elif name in failures and work in SERVERS[name].works:
@@ -366,8 +370,8 @@ def table(names, works, results, failures):
             else:
                 continue
             title = ""
-    for idle in results.get(("idle", "Lavka"), [])[:1]:
-        figures = results["idle", "Lavka"]
+    figures = results.get(("idle", "Lavka"))
+    if figures:
         yield "| %s | **Lavka** | %.2f KB each | %.2f (`ping`; %.2f without them) | | | | |" % (
             WORKS["idle"].name, middle(figures, "kilobytes"), 1000 * middle(figures, "among"),
             1000 * middle(figures, "alone"))
@@ -409,10 +413,12 @@ def goal_table(results):
     yield "| | measured | goal | |"
     yield "|---|--:|--:|---|"
     for name, figure, sign, goal in goals(results):
-        if figure is not None:
+        if figure is None:
+            yield "| %s | | %s %s | not measured |" % (name, sign, goal)
+        else:
             held = figure >= goal if sign == ">=" else figure <= goal
             yield "| %s | %.2f | %s %s | %s |" % (name, figure, sign, goal,
-                                                  "" if held else "missed")
+                                                  "met" if held else "missed")
 
 
 def panels(names, results):
@@ -440,7 +446,7 @@ def machine():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=load.positive, default=5)
     parser.add_argument("--seconds", type=float, default=2, help="of a measurement (default: 2)")
     parser.add_argument("--servers", nargs="+", choices=SERVERS, default=list(SERVERS),
                         metavar="NAME", help="these alone: %s" % ", ".join(SERVERS))
@@ -451,7 +457,18 @@ def main():
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     names = [name for name in SERVERS if name in options.servers]
+    if "returning" in options.works:
+        options.works.append("new")             # or nobody could return
     works = [work for work in WORKS if work in options.works]
+    if options.chart:
+        try:
+            import chart
+        except ImportError:
+            raise SystemExit("no chart without matplotlib: pip install -r bench/requirements.txt")
+        try:
+            open(options.chart, "ab").close()
+        except OSError as error:
+            raise SystemExit("no chart: %s" % error)
     results, failures = measure(names, works, options.rounds, options.seconds)
     print(machine())
     print()
@@ -460,11 +477,9 @@ def main():
     print()
     for line in goal_table(results):
         print(line)
+    if any(failure.startswith("failed") for failure in failures.values()):
+        raise SystemExit("Not every server got through.")
     if options.chart:
-        try:
-            import chart
-        except ImportError:
-            raise SystemExit("no chart without matplotlib: pip install -r bench/requirements.txt")
         chart.draw(options.chart, list(panels(names, results)))
 
 
@@ -472,4 +487,5 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        raise SystemExit("\nstopped; the servers, too")
+        sys.stderr.write("\nstopped; the servers, too\n")
+        raise SystemExit(130)

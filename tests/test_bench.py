@@ -62,8 +62,8 @@ def test_a_server_that_does_not_start_is_a_row_that_says_so(tmpdir):
          "--servers", "streams", "echo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=BENCH,
         env=dict(environment(), PYTHONPATH=BENCH))
     out = process.communicate()[0].decode("utf-8")
-    assert process.returncode == 0
-    assert re.search(r"\| asyncio streams \| failed: it ended: .*nothing\.py", out)
+    assert process.returncode == 1
+    assert re.search(r"\| asyncio streams \| failed in round 1: it ended: .*nothing\.py", out)
     assert "| a bare echo loop | not installed: install it |" in out
 
 

@@ -245,6 +245,8 @@ PLAIN = [
     '{"jsonrpc":"2.0","id":17,"method":"buy","params":{"item":"potion"}}',
     '{"jsonrpc": "2.0", "id": 17, "method": "sell", "params": {"item": "{}[],:~ !#"}}',
     '{"jsonrpc":"2.0","id":17,"method":"buy","params":{"item":""}}',
+    '{"jsonrpc":"2.0","method":"ping","id":0}',
+    '{"jsonrpc": "2.0", "method": "sell", "params": {"item": "bow"}, "id": 12}',
 ]
 
 
@@ -276,6 +278,7 @@ def test_whatever_looks_like_a_plain_request_is_read_as_any_json(line, changes):
     '{"jsonrpc":"2.0","id":1,"method":"buy","params":{"item":"a\tb"}}',
     '{"jsonrpc":"2.0","id":1,"method":"ping","params":{"item":"a"}}',
     '{"jsonrpc":"2.0","id":1,"method":"login","params":{"nickname":"bob"}}',
+    '{"jsonrpc":"2.0","method":"ping"}', '{"jsonrpc":"2.0","id":1,"method":"ping","id":2}',
     '{"jsonrpc":"2.0","id":1,"method":"stea","params":{"item":"a"}}',
 ])
 def test_what_is_not_plain_is_left_to_the_decoder(line):

@@ -33,10 +33,10 @@ class FaultySocket(object):
         self.send_faults = list(send)
         self.sent = []
 
-    def recv(self, size):
+    def recv(self, size, *flags):
         if self.recv_faults:
             raise socket.error(self.recv_faults.pop(0), "scripted")
-        return self.sock.recv(size)
+        return self.sock.recv(size, *flags)
 
     def send(self, data):
         fault = self.send_faults.pop(0) if self.send_faults else Most(len(data))
@@ -204,7 +204,7 @@ def test_replies_in_portions(ticker):
 def test_pipelined_requests_are_answered_in_order_a_share_in_each_tick(ticker):
     pipeliner, connection = ticker.client()
     other, _ = ticker.client()
-    number = constants.REQUESTS_PER_TICK * 3 + 1
+    number = constants.REQUESTS_PER_LOOK * 3 + 1
     pipeliner.send(b"".join(request("ping", id=id) for id in range(number)))
     wait_for(lambda: len(arrived(connection)) > len(PING) * number, "all to arrive")
     ticker.tick()
@@ -226,7 +226,7 @@ def test_a_share_is_one_however_often_a_tick_looks(ticker):
     wait_for(lambda: len(arrived(connection)) == number * len(trades), "the requests")
     ticker.tick()
     requests = ticker.server.requests
-    assert requests["buy"] + requests["sell"] == constants.REQUESTS_PER_TICK
+    assert requests["buy"] + requests["sell"] == constants.REQUESTS_PER_LOOK
     assert len(ticker.replies(peer, 2 * number)) == 2 * number
 
 
@@ -242,12 +242,12 @@ def arrived(connection):
 
 def test_a_batch_takes_as_much_of_the_share_as_its_requests(ticker):
     peer, connection = ticker.client()
-    batch = b"[" + b",".join([PING[:-1]] * constants.REQUESTS_PER_TICK) + b"]\n"
+    batch = b"[" + b",".join([PING[:-1]] * constants.REQUESTS_PER_LOOK) + b"]\n"
     peer.send(batch * 2)
     wait_for(lambda: len(arrived(connection)) == 2 * len(batch), "the batches")
     ticker.tick()
     assert connection in ticker.server.backlog          # the second waits for the next tick
-    assert [len(replies) for replies in ticker.replies(peer, 2)] == [constants.REQUESTS_PER_TICK] * 2
+    assert [len(replies) for replies in ticker.replies(peer, 2)] == [constants.REQUESTS_PER_LOOK] * 2
 
 
 def test_a_tick_ends_in_time_and_who_had_no_turn_is_next(ticker, monkeypatch):
@@ -257,7 +257,7 @@ def test_a_tick_ends_in_time_and_who_had_no_turn_is_next(ticker, monkeypatch):
         peer.send(PING * 2)
         wait_for(lambda: len(arrived(connection)) == 2 * len(PING), "the requests")
     turns = []
-    monkeypatch.setattr(constants, "REQUESTS_PER_TICK", 1)
+    monkeypatch.setattr(constants, "REQUESTS_PER_LOOK", 1)
     apply = ticker.server.apply
 
     def slow_apply(connection):
@@ -318,15 +318,17 @@ def test_a_tick_looks_for_more_a_few_times_and_only_before_a_commit(ticker, meth
     peer.send(line)
     wait_for(lambda: arrived(connection), "the request")
     ticker.tick()
-    assert len(asked) == looks
+    assert len(asked) == looks and not ticker.server.backlog
     ticker.tick()
     assert len(asked) > looks           # the others came in the next tick
 
 
-def test_who_closes_and_connects_again_gets_the_nickname(ticker):
+@pytest.mark.parametrize("unread", [b"", PING, request("buy", item=CHEAP), b'{"half'])
+def test_who_closes_and_connects_again_gets_the_nickname(ticker, unread):
     """Both come in the same tick, and so does the login."""
     for _ in range(5):
         peer, connection = ticker.client("bob")
+        peer.send(unread)
         peer.close()
         again = Peer(ticker.port)
         ticker.peers.append(again)
@@ -415,7 +417,7 @@ def test_a_client_that_does_not_read_is_not_read(ticker, monkeypatch):
     ticker.until(lambda: len(connection.output) >= constants.HIGH_WATER)
     for _ in range(10):
         ticker.tick()
-    share = constants.REQUESTS_PER_TICK * 60
+    share = constants.REQUESTS_PER_LOOK * 60
     assert len(connection.output) < constants.HIGH_WATER + share
     assert connection.interest == server.WRITE
     assert connection not in ticker.server.backlog

@@ -22,8 +22,8 @@ const server = net.createServer({ noDelay: true }, (socket) => {
   socket.on('data', (data) => {
     const lines = (tail + data).split('\n');
     tail = lines.pop();
-    for (const line of lines) {
-      socket.write(JSON.stringify(answer(line)) + '\n');
+    if (lines.length) {
+      socket.write(lines.map((line) => JSON.stringify(answer(line)) + '\n').join(''));
     }
   });
   socket.on('error', () => socket.destroy());

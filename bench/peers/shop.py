@@ -13,8 +13,8 @@ import peewee
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from constants import CREDITS_RANGE, ITEMS      # noqa: E402
-from models import TABLES, Account, Trade       # noqa: E402
+from constants import CREDITS_RANGE, ITEMS, PAGE_SIZE, WAL_SIZE        # noqa: E402
+from models import TABLES, Account, Trade                               # noqa: E402
 
 HOST, PORT, FILE = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 BACKLOG = 1024
@@ -22,7 +22,8 @@ BACKLOG = 1024
 # One connection; the peer with threads has a lock around everything that uses it.
 database = peewee.SqliteDatabase(
     FILE, thread_safe=False, check_same_thread=False,
-    pragmas=[("journal_mode", "wal"), ("synchronous", "full"), ("foreign_keys", 1)])
+    pragmas=[("page_size", PAGE_SIZE), ("journal_mode", "wal"), ("synchronous", "full"),
+             ("foreign_keys", 1), ("wal_autocheckpoint", WAL_SIZE // PAGE_SIZE)])
 database.bind(TABLES)
 database.connect()
 database.create_tables(TABLES)
@@ -102,7 +103,7 @@ class Session(object):
                 raise Refusal(2003, "not_enough_credits")
             account.credits -= price
             account.items = ",".join(items + [item])
-            account.save()
+            account.save(only=[Account.credits, Account.items])
             record(account, Trade.PURCHASE, item, price)
         return {"account": tell(account)}
 
@@ -118,7 +119,7 @@ class Session(object):
             items.remove(item)
             account.credits += price
             account.items = ",".join(items)
-            account.save()
+            account.save(only=[Account.credits, Account.items])
             record(account, Trade.SALE, item, price)
         return {"account": tell(account)}
 
