@@ -1,16 +1,18 @@
 # -*- coding: utf-8 -*-
-"""The shop: accounts in SQLite, who may buy and sell what, and one commit for many changes.
+"""The shop: accounts in SQLite or PostgreSQL, who may buy and sell what, and one commit for many
+changes.
 
-    python db.py [--database FILE]              creates the tables; safe to run again
-    python db.py [--database FILE] COMMAND      looks after the file; --help lists the commands
+    python db.py [--database DATABASE]          creates the tables; safe to run again
+    python db.py [--database DATABASE] COMMAND  looks after them; --help lists the commands
 
 The server loads an account when its player logs in; from then on it is checked and changed in
 memory, since one login per nickname means that nobody else changes it. `Shop.commit` stores
 everything that has changed in one transaction, together with the rows of the ledger that tell of
 it, and only then may anybody be told.
 
-peewee has the schema, the connection, the transactions and the commands. The statements that run
-for every login and trade are plain SQL, since building one takes far longer than running it.
+What the two databases do differently stands in two classes, `SQLite` and `PostgreSQL`. peewee has
+the schema, the connection, the transactions and the commands. The statements that run for every
+login and trade are plain SQL, since building one takes far longer than running it.
 """
 from __future__ import unicode_literals
 
@@ -31,27 +33,24 @@ import operator
 import os
 import random
 import re
+import socket
 import sqlite3
+import subprocess
 import sys
 import tempfile
 import time
 
 import peewee
 
-from constants import (BUSY_SECONDS, CALM_SECONDS, CREDITS_RANGE, DATABASE, ITEMS, MAX_CREDITS,
-                       PAGE_SIZE, TOOL_SECONDS, WAL_SIZE)
+from constants import (BUSY_SECONDS, CALM_SECONDS, CONNECT_SECONDS, CREDITS_RANGE, DATABASE, ITEMS,
+                       KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES,
+                       MAX_CLIENTS, MAX_CREDITS, PAGE_SIZE, RETRY_SECONDS, TOOL_SECONDS,
+                       USER_TIMEOUT_SECONDS, WAL_SIZE)
 from models import TABLES, Account, Trade
 
 log = logging.getLogger("lavka.db")
 
 _TEXT = type("")                # unicode on 2.7
-
-_SELECT = "SELECT id, credits, items FROM account WHERE nickname = ?"
-_INSERT = "INSERT OR IGNORE INTO account (credits, items, nickname) VALUES (?, ?, ?)"
-# Compares with what was last loaded or stored: a row that someone else changed since is left alone.
-_UPDATE = "UPDATE account SET credits = ?, items = ? WHERE id = ? AND credits = ? AND items = ?"
-_RECORD = ("INSERT INTO trade (account_id, time, what, item, price, credits) "
-           "VALUES (?, ?, ?, ?, ?, ?)")
 
 # peewee wraps the driver's errors where it runs a statement itself, but not in `executemany`; a
 # damaged schema makes the driver raise UnicodeError.
@@ -72,6 +71,16 @@ class Refusal(Exception):
         self.data = data
 
 
+class NotYet(Exception):
+    """An account has to come from the database first: ask again after the next `Shop.fetch`, which
+    gets all that was missed with one question. Nothing was changed."""
+
+
+class ConnectionLost(Exception):
+    """The database is gone, and with it every nickname: another server may give them to others by
+    now. Whether the last changes were stored is not known."""
+
+
 class UnusableRow(Exception):
     """Someone else has written what the shop never would: no number, no text, out of range."""
 
@@ -85,7 +94,7 @@ class OpenAccount(object):
 
     `stored` is the row (id, credits, items as text) as it was last loaded or stored, None when
     there is none; `unsaved` says that a change waits for the next commit; `version` is that of the
-    file when it was last loaded.
+    database when it was last loaded.
     """
     __slots__ = ("nickname", "id", "credits", "items", "stored", "unsaved", "version")
 
@@ -107,65 +116,65 @@ class OpenAccount(object):
 
 
 class Shop(object):
-    """All accounts, in one SQLite file that this process alone may serve.
+    """All accounts of a database: the name of an SQLite file, which this process alone may serve,
+    or the URL of a PostgreSQL database, whose nicknames are this process's from login to logout.
 
-    Raises CannotOpen when the file cannot be used: it has no tables, other tables, is no database
-    or is served by another process.
+    Raises CannotOpen when it cannot be used: it has no tables, other tables, is no database, cannot
+    be reached or is a file that is served by another process.
 
-    For those who watch it, `engine` names what stores the accounts, `commits` counts the
-    transactions, `trades` the purchases and sales in them, and `largest_batch` is the most changes
-    that one of them has stored.
+    `storage` is where they are: an `SQLite` or a `PostgreSQL`. For those who watch it, `commits`
+    counts the transactions, `trades` the purchases and sales in them, and `largest_batch` is the
+    most changes that one of them has stored.
     """
 
-    def __init__(self, path):
-        _check_exists(path)
-        self._lock = _lock(path)
-        try:
-            self._database = _open(path, BUSY_SECONDS, _DURABLE)
-            page_size, = self._database.execute_sql("PRAGMA page_size").fetchone()
-            self._database.execute_sql("PRAGMA wal_autocheckpoint = %d" % (WAL_SIZE // page_size))
-        except CannotOpen:
-            self._lock.close()
-            raise
-        self.engine = "SQLite " + sqlite3.sqlite_version
+    def __init__(self, database):
+        self.storage = storage_of(database)
+        self.storage.serve()
         self.commits = 0
         self.trades = 0
         self.largest_batch = 0
         self._unsaved = {}              # nickname -> OpenAccount
         self._ledger = []               # what was done to them: (OpenAccount, the columns of Trade)
-        self._version = None            # of the file; changes when another program stores something
+        self._version = None            # of the database; another one when others may have stored
+                                        # something in it
         self._has_looked = False        # for another version, since the last commit
         self._failures = 0              # since storage last worked
         self._failed_at = 0             # the time of the last one
 
     def close(self):
-        """Give the file back. What was not committed is gone."""
-        self._database.close()
-        self._lock.close()
+        """Give the database back. What was not committed is gone."""
+        self.storage.close()
 
     # --- what players do; the effect is in memory until the next commit -------------------------
 
     def login(self, nickname):
         """Load the account of a nickname or open a new one: (OpenAccount, whether it is new).
 
-        Raises Refusal (storage_failed) when the database cannot be read.
+        Raises NotYet, and Refusal: nickname_in_use when another server has it, storage_failed when
+        the database cannot be read.
         """
         account = self._unsaved.get(nickname)       # logged out in this very tick
         if account is not None:
+            self.storage.keep(nickname)
             return account, False
         try:
-            stored = self._load(nickname)
+            stored = self.storage.load(nickname)
         except UnusableRow:
             log.error("unusable_row nickname=%s", quoted(nickname))
             raise Refusal("storage_failed", "This account cannot be read.")
         except _STORAGE_ERRORS as error:
             self._storage_failed(error)
             raise Refusal("storage_failed", "Accounts cannot be read at the moment.")
+        self.storage.keep(nickname)
         account = OpenAccount(nickname, stored, self._version)
         if stored is None:
             account.credits = random.randint(*CREDITS_RANGE)
             self._changed(account, Trade.OPENING, "", 0)
         return account, stored is None
+
+    def logout(self, account):
+        """Let another server have the nickname, after the next commit."""
+        self.storage.release(account.nickname)
 
     def buy(self, account, item):
         """Take an item's price for it. Raises Refusal."""
@@ -206,50 +215,69 @@ class Shop(object):
 
     def _look_again(self, account):
         """Take over the row as it is if another program has stored something, credits granted by
-        an operator mostly. Where that fails, the commit of a change will find out."""
+        an operator mostly. Raises NotYet. Where that fails, the commit of a change will find out."""
         try:
             if not self._has_looked:
+                self._version = self.storage.version()
                 self._has_looked = True
-                self._version, = self._database.execute_sql("PRAGMA data_version").fetchone()
             if account.version != self._version and not account.unsaved:
-                account.set_stored(self._load(account.nickname) or account.stored)
+                account.set_stored(self.storage.load(account.nickname) or account.stored)
                 account.version = self._version
         except (UnusableRow,) + _STORAGE_ERRORS:
             pass
 
-    # --- storing it -------------------------------------------------------------------------
+    # --- what comes from the database -----------------------------------------------------------
+
+    def fetch(self):
+        """Get everything that was not there yet. Only PostgreSQL has to."""
+        try:
+            self.storage.fetch()
+        except _STORAGE_ERRORS as error:
+            self._storage_failed(error)
+
+    def need(self, account, nicknames):
+        """Raises NotYet unless this account (or None) can trade, and these nicknames can log in,
+        all together: for those who cannot stop in the middle."""
+        self.storage.need(nicknames if account is None else nicknames + [account.nickname])
+
+    # --- storing it -----------------------------------------------------------------------------
 
     def has_changes(self):
-        """Whether a commit would have something to store."""
-        return bool(self._unsaved)
+        """Whether a commit would have something to do."""
+        return bool(self._unsaved) or self.storage.has_released()
 
     def commit(self):
-        """Store all changes since the last call, durably, in one transaction.
+        """Store all changes since the last call, durably, in one transaction; then give back the
+        nicknames of those who have logged out.
 
         Returns the set of the accounts whose changes could not be stored. They are as they were
         before these changes, or as someone else has made their rows meanwhile; `stored` is None
-        where no row exists. With nothing to store there is no transaction.
+        where no row exists. With nothing to store there is no transaction. Raises ConnectionLost,
+        once.
         """
         self._has_looked = False
-        if not self._unsaved:
-            return frozenset()
+        failed = self._store() if self._unsaved else frozenset()
+        self.storage.finish()
+        return failed
+
+    def _store(self):
         rows = {account: account.row() for account in self._unsaved.values()}
         ledger = self._ledger
         self._unsaved, self._ledger = {}, []
         try:
-            self._database.begin("IMMEDIATE")
-            failed = self._write(rows)
-            recorded = self._record(ledger, failed)
-            self._database.commit()
+            failed = self.storage.save(rows, ledger)
         except _STORAGE_ERRORS as error:
             self._storage_failed(error)
-            self._roll_back()
             failed = {account: account.stored for account in rows}
         else:
             self._storage_works()
+            if failed:
+                ledger = [change for change in ledger if change[0] not in failed]
+                for account in failed:
+                    log.warning("changed_outside nickname=%s", quoted(account.nickname))
             self.commits += 1
-            self.trades += sum(row[2] != Trade.OPENING for row in recorded)
-            self.largest_batch = max(self.largest_batch, len(recorded))
+            self.trades += sum(what != Trade.OPENING for _, what, _, _, _ in ledger)
+            self.largest_batch = max(self.largest_batch, len(ledger))
         for account, row in rows.items():
             account.unsaved = False
             if account in failed:
@@ -258,62 +286,9 @@ class Shop(object):
                 account.stored = (account.id,) + row
         return frozenset(failed)
 
-    def _write(self, rows):
-        """Write {account: row}; returns {account: row or None} of those that are not as loaded."""
-        cursor = self._database.cursor()
-        known, suspects = [], []
-        for account, row in rows.items():
-            if account.stored is not None:
-                known.append(account)
-            else:
-                cursor.execute(_INSERT, row + (account.nickname,))
-                account.id = cursor.lastrowid
-                if not cursor.rowcount:
-                    suspects.append(account)
-        if known:
-            cursor.executemany(_UPDATE, [rows[account] + account.stored for account in known])
-            if cursor.rowcount != len(known):
-                suspects += known
-        conflicts = {}
-        for account in suspects:
-            try:
-                row = self._load(account.nickname)
-            except UnusableRow:
-                row = None
-            if account.stored is None or row != (account.id,) + rows[account]:
-                conflicts[account] = row
-                log.warning("changed_outside nickname=%s", quoted(account.nickname))
-        return conflicts
-
-    def _record(self, ledger, failed):
-        """Append to the ledger what was done to accounts that did not fail; returns the rows."""
-        now = int(time.time())
-        if failed:
-            ledger = [change for change in ledger if change[0] not in failed]
-        rows = [(account.id, now, what, item, price, credits)
-                for account, what, item, price, credits in ledger]
-        self._database.cursor().executemany(_RECORD, rows)
-        return rows
-
-    def _load(self, nickname):
-        """The row of an account, None if there is none. Raises UnusableRow."""
-        try:
-            row = self._database.cursor().execute(_SELECT, (nickname,)).fetchone()
-        except _STORAGE_ERRORS as error:
-            if "decode" in repr(error):         # sqlite3 has no class of its own for broken text
-                raise UnusableRow()
-            raise
-        if row is not None and not _is_usable(row):
-            raise UnusableRow()
-        return row
-
-    def _roll_back(self):
-        try:
-            self._database.rollback()
-        except _STORAGE_ERRORS:
-            pass                # SQLite has done so itself, as it does when the disk is full
-
     def _storage_failed(self, error):
+        if self.storage.is_lost:       # of which it tells itself
+            return
         if not self._failures:          # once, not for every player who is refused
             log.error("storage_failed error=%s", quoted(_said(error)))
         self._failures += 1
@@ -327,13 +302,704 @@ class Shop(object):
 
 
 def _said(error):
-    """What one of _STORAGE_ERRORS says."""
+    """What one of _STORAGE_ERRORS says, its first line."""
     if isinstance(error, UnicodeError):
         return "it holds names that are no text"
-    said = error.args[0] if error.args else ""
+    said = error
+    while isinstance(said, Exception):                  # peewee has the driver's in its own
+        said = said.args[0] if said.args else ""
     if isinstance(said, bytes):                         # 2.7
         said = said.decode("utf-8", "replace")
-    return printable("%s" % said)
+    return printable(("%s" % said).strip().split("\n")[0])
+
+
+def _unknown_item():
+    return Refusal("unknown_item", "There is no such item in the catalog.")
+
+
+# --- the two databases ----------------------------------------------------------------------
+# Both classes have the methods that `Shop`, the server's loop and the commands call; what is not
+# needed in one of them does nothing there. `name` and `engine` are for people.
+
+def storage_of(database):
+    """The storage that --database names. Raises CannotOpen."""
+    return (PostgreSQL if _URL.match(database) else SQLite)(database)
+
+
+class SQLite(object):
+    """The accounts in one file, of which one process is the server: it reads a row as soon as it is
+    asked for, and has no nicknames to share."""
+
+    SELECT = "SELECT id, credits, items FROM account WHERE nickname = ?"
+    SELECT_TO_CHANGE = SELECT                       # in a transaction that nobody else can begin
+    INSERT = "INSERT OR IGNORE INTO account (credits, items, nickname) VALUES (?, ?, ?)"
+    # Compares with what was last loaded or stored: what someone else changed since is left alone.
+    UPDATE = "UPDATE account SET credits = ?, items = ? WHERE id = ? AND credits = ? AND items = ?"
+    RECORD = ("INSERT INTO trade (account_id, time, what, item, price, credits) "
+              "VALUES (?, ?, ?, ?, ?, ?)")
+    MOMENT = "datetime(time, 'unixepoch')"
+
+    # For whoever writes. With WAL there is one fsync a commit, and commits need no new file; FULL
+    # is an fsync of the log at each commit (sqlite.org/pragma.html).
+    DURABLE = [("journal_mode", "wal"), ("synchronous", "full"), ("foreign_keys", 1)]
+
+    # For everyone who comes to the file while a server may run: the log is for the server to empty.
+    # Two who do that at once can damage the file, before SQLite 3.51.3 (sqlite.org/wal.html,
+    # section 11).
+    BESIDE_A_SERVER = [("wal_autocheckpoint", 0)]
+
+    socket = None
+    is_lost = False
+    engine = "SQLite " + sqlite3.sqlite_version
+
+    def __init__(self, path):
+        self.name = path
+        self.database = None        # of peewee
+
+    # --- for the server -------------------------------------------------------------------------
+
+    def serve(self):
+        """Open the file for its one server."""
+        self._check_exists()
+        self._lock = self._take_lock()
+        try:
+            self._open(BUSY_SECONDS, self.DURABLE)
+            page_size, = self.database.execute_sql("PRAGMA page_size").fetchone()
+            self.database.execute_sql("PRAGMA wal_autocheckpoint = %d" % (WAL_SIZE // page_size))
+        except CannotOpen:
+            self._lock.close()
+            raise
+
+    def close(self):
+        self.database.close()
+        self._lock.close()
+
+    def load(self, nickname):
+        """The row of an account, None if there is none. Raises UnusableRow."""
+        try:
+            row = self.database.cursor().execute(self.SELECT, (nickname,)).fetchone()
+        except _STORAGE_ERRORS as error:
+            if "decode" in repr(error):         # sqlite3 has no class of its own for broken text
+                raise UnusableRow()
+            raise
+        return _usable(row)
+
+    def version(self):
+        """A number that is another one when another program has stored something."""
+        return self.database.execute_sql("PRAGMA data_version").fetchone()[0]
+
+    def save(self, rows, ledger):
+        """Write {account: row} and the ledger in one transaction, but for accounts that are not as
+        they were loaded: {account: row or None} of these."""
+        try:
+            self.database.begin("IMMEDIATE")
+            failed = self._write(rows)
+            self._record(ledger, failed)
+            self.database.commit()
+            return failed
+        except _STORAGE_ERRORS:
+            try:
+                self.database.rollback()
+            except _STORAGE_ERRORS:
+                pass            # SQLite has done so itself, as it does when the disk is full
+            raise
+
+    def _write(self, rows):
+        cursor = self.database.cursor()
+        known, suspects = [], []
+        for account, row in rows.items():
+            if account.stored is not None:
+                known.append(account)
+            else:
+                cursor.execute(self.INSERT, row + (account.nickname,))
+                account.id = cursor.lastrowid
+                if not cursor.rowcount:
+                    suspects.append(account)
+        if known:
+            cursor.executemany(self.UPDATE, [rows[account] + account.stored for account in known])
+            if cursor.rowcount != len(known):
+                suspects += known
+        conflicts = {}
+        for account in suspects:
+            try:
+                row = self.load(account.nickname)
+            except UnusableRow:
+                row = None
+            if account.stored is None or row != (account.id,) + rows[account]:
+                conflicts[account] = row
+        return conflicts
+
+    def _record(self, ledger, failed):
+        now = int(time.time())
+        if failed:
+            ledger = [change for change in ledger if change[0] not in failed]
+        self.database.cursor().executemany(self.RECORD, [
+            (account.id, now, what, item, price, credits)
+            for account, what, item, price, credits in ledger])
+
+    # What follows is for those who share a database, and has nothing to do here.
+
+    def need(self, nicknames):
+        pass
+
+    def fetch(self):
+        pass
+
+    def keep(self, nickname):
+        pass
+
+    def release(self, nickname):
+        pass
+
+    def has_released(self):
+        return False
+
+    def finish(self):
+        pass
+
+    def reconnect(self):
+        pass
+
+    # --- for the commands -----------------------------------------------------------------------
+
+    def create_tables(self):
+        lock = None
+        # The size of a page is settled before the journal_mode is.
+        self._connect(TOOL_SECONDS,
+                      [("page_size", PAGE_SIZE)] + self.DURABLE + self.BESIDE_A_SERVER)
+        try:
+            with self.database.bind_ctx(TABLES):
+                if Account.table_exists() and not Trade.table_exists():
+                    lock = self._take_lock()        # a server of before the ledger goes on without
+                with self.database.atomic("IMMEDIATE"):
+                    upgrade = Account.table_exists() and not Trade.table_exists()       # still
+                    self.database.create_tables(TABLES)
+                    _check_schema(self.database, self.name, TABLES)
+                    if upgrade:
+                        self._check_rows()
+                        self.database.execute_sql(
+                            "INSERT INTO trade (account_id, time, what, item, price, credits) "
+                            "SELECT id, ?, ?, items, 0, credits FROM account ORDER BY id",
+                            (int(time.time()), Trade.OPENING))
+        except _STORAGE_ERRORS as error:
+            raise CannotOpen("cannot create the tables in %s: %s" % (self.name, _said(error)))
+        finally:
+            self.database.close()
+            if lock:
+                lock.close()
+
+    def _check_rows(self):
+        """Raises CannotOpen if an account is not such as the shop writes."""
+        row = self.database.execute_sql(
+            "SELECT CAST(nickname AS TEXT) FROM account WHERE typeof(nickname) != 'text' "
+            "OR typeof(items) != 'text' OR typeof(credits) != 'integer' OR credits < 0").fetchone()
+        if row is not None:
+            raise CannotOpen("account %s of %s has no usable credits or items: correct them before "
+                             "the upgrade" % (shown(row[0]), self.name))
+
+    @contextlib.contextmanager
+    def reading(self, models=TABLES):
+        """Open it to store nothing, not even a setting: the file may be a backup."""
+        self._check_exists()
+        self._open(TOOL_SECONDS, self.BESIDE_A_SERVER, models)
+        with contextlib.closing(self.database):
+            # What others wrote may be no text at all; that is to be told, not to fail on.
+            self.database.connection().text_factory = lambda data: data.decode("utf-8", "replace")
+            yield
+
+    @contextlib.contextmanager
+    def changing(self):
+        """Open it for one transaction, which is durable."""
+        self._check_exists()
+        self._open(TOOL_SECONDS, self.DURABLE + self.BESIDE_A_SERVER)
+        with contextlib.closing(self.database), self.database.atomic("IMMEDIATE"):
+            yield
+
+    def query(self, sql, *parameters):
+        """The rows of a SELECT, one after the other."""
+        return self.database.execute_sql(sql, parameters)
+
+    stream = query
+
+    def begin_reading(self, progress):
+        """See one state from now on, however long, and show that a long statement goes on."""
+        # SQLite calls this out of a long statement; Ctrl-C, too, has its effect then.
+        self.database.connection().set_progress_handler(progress.draw, 100000)
+        self.database.begin()
+
+    def damages(self):
+        """What is wrong with the file itself, a sentence for each."""
+        for said, in self.query("PRAGMA integrity_check"):
+            if said != "ok":
+                yield said
+
+    def copy_to(self, path, progress):
+        """Write a copy of one state to a file; locks nobody. It is for the caller to fsync."""
+        self.database.connection().set_progress_handler(progress.draw, 100000)
+        self.database.execute_sql("VACUUM INTO ?", (path,))
+
+    # --- the file -------------------------------------------------------------------------------
+
+    def _check_exists(self):
+        if not os.path.exists(self.name):
+            raise CannotOpen("there is no database %s: create it with: %s"
+                             % (self.name, _command(self.name)))
+
+    def _open(self, patience, pragmas, models=TABLES):
+        """Connect to a file that has the tables of the models. Raises CannotOpen."""
+        self._connect(patience, pragmas)
+        try:
+            _check_schema(self.database, self.name, models)
+        except CannotOpen:
+            self.database.close()
+            raise
+
+    def _connect(self, patience, pragmas):
+        """Connect, with DURABLE so that a commit is durable; `patience` is how many seconds it waits
+        for others who write. Raises CannotOpen."""
+        try:
+            absolute = os.path.abspath(self.name)       # or "file:x" would be taken for a URI
+        except (EnvironmentError, UnicodeError):
+            raise CannotOpen("cannot open the database %s: the working directory cannot be read"
+                             % self.name)
+        self.database = peewee.SqliteDatabase(absolute, timeout=patience, pragmas=pragmas)
+        try:
+            self.database.connect()
+            settings = [self.database.execute_sql("PRAGMA " + name).fetchone()[0]
+                        for name in ("journal_mode", "synchronous")]
+        except _STORAGE_ERRORS as error:
+            self.database.close()
+            raise CannotOpen("cannot open the database %s: %s" % (self.name, _said(error)))
+        if ("synchronous", "full") in pragmas and settings != ["wal", 2]:
+            self.database.close()
+            raise CannotOpen("the database %s cannot be made durable (journal_mode, synchronous = "
+                             "%s)" % (self.name, settings))
+
+    def _take_lock(self):
+        """The lock of the one process that serves this file; it goes when the process does.
+
+        It is on a file of its own: closing any descriptor of the database would drop SQLite's locks
+        (fcntl(2), "Record locking"; sqlite.org/howtocorrupt.html, section 2.2).
+        """
+        try:
+            lock = io.open(os.path.realpath(self.name) + ".lock", "ab")
+        except EnvironmentError as error:
+            raise CannotOpen("cannot lock the database %s: %s" % (self.name, error.strerror))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except EnvironmentError as error:
+            lock.close()
+            if error.errno == errno.EWOULDBLOCK:
+                raise CannotOpen("another server is serving the database %s" % self.name)
+            raise CannotOpen("cannot lock the database %s: %s" % (self.name, error.strerror))
+        return lock
+
+
+class PostgreSQL(object):
+    """The accounts in a database that several servers may share.
+
+    A server has the nicknames of its players, and no other, by an advisory lock for each, of the
+    very session that stores the accounts (postgresql.org/docs/current/explicit-locking.html). So a
+    server that is gone has none, and one that lost its connection can store nothing for players who
+    may be another server's by now.
+
+    A statement takes longer on its way than all that a request costs. So a tick has a few of them,
+    however many players trade: what is missing is noted, and `fetch` gets it for the next tick; one
+    statement stores everything; one gives back the nicknames of those who left.
+    """
+
+    SELECT = "SELECT id, credits, items FROM account WHERE nickname = ?"
+    SELECT_TO_CHANGE = SELECT + " FOR UPDATE"
+    # Before the row is read, in a statement of its own: one that waited with both would read what
+    # was there when it began, and the server that had the nickname may have stored something since.
+    LOCK = ("SELECT nickname, pg_try_advisory_lock(hashtextextended(nickname, 0)) "
+            "FROM unnest(%s::text[]) AS nickname")
+    UNLOCK = ("SELECT count(pg_advisory_unlock(hashtextextended(nickname, 0))) "
+              "FROM unnest(%s::text[]) AS nickname")
+    ROWS = "SELECT nickname, id, credits, items FROM account WHERE nickname = ANY(%s::text[])"
+    # The changes of a tick. Outside BEGIN and COMMIT a statement is a transaction. It stores the new
+    # accounts that nobody else has opened, the known ones that are as they were loaded, and the
+    # ledger of both; it returns who was stored.
+    SAVE = """
+        WITH opened AS (
+            INSERT INTO account (nickname, credits, items)
+            SELECT * FROM unnest(%s::text[], %s::bigint[], %s::text[])
+            ON CONFLICT (nickname) DO NOTHING
+            RETURNING nickname, id),
+        saved AS (
+            UPDATE account SET credits = new.credits, items = new.items
+            FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::bigint[], %s::text[])
+                AS new (id, credits, items, loaded_credits, loaded_items)
+            WHERE account.id = new.id
+                AND account.credits = loaded_credits AND account.items = loaded_items
+            RETURNING account.nickname, account.id),
+        stored AS (SELECT * FROM opened UNION ALL SELECT * FROM saved),
+        recorded AS (
+            INSERT INTO trade (account_id, time, what, item, price, credits)
+            SELECT stored.id, %s, what, item, price, credits
+            FROM unnest(%s::text[], %s::text[], %s::text[], %s::bigint[], %s::bigint[])
+                WITH ORDINALITY AS change (nickname, what, item, price, credits, number)
+            JOIN stored USING (nickname) ORDER BY number)
+        SELECT * FROM stored"""
+    MOMENT = "to_char(to_timestamp(time) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')"
+
+    # Of each session; those that a server is too old for are left out. No timeout but that for a
+    # lock: a commit that waits for a replica and is cancelled says that it has succeeded. The others
+    # let the database notice that a server's machine has vanished, and free its nicknames.
+    SETTINGS = [
+        ("lock_timeout", "%d" % (1000 * BUSY_SECONDS)), ("statement_timeout", "0"),
+        ("transaction_timeout", "0"), ("idle_session_timeout", "0"),
+        ("default_transaction_isolation", "read committed"),
+        ("tcp_keepalives_idle", "%d" % KEEPALIVE_IDLE_SECONDS),
+        ("tcp_keepalives_interval", "%d" % KEEPALIVE_INTERVAL_SECONDS),
+        ("tcp_keepalives_count", "%d" % KEEPALIVE_PROBES),
+        ("tcp_user_timeout", "%d" % (1000 * USER_TIMEOUT_SECONDS))]
+
+    IN_USE, UNREAD = "in use", "unread"     # where a row could be
+
+    def __init__(self, url):
+        try:
+            import psycopg2
+        except ImportError:
+            raise CannotOpen("PostgreSQL needs a driver: pip install -r requirements-postgresql.txt")
+        self._driver = psycopg2
+        self._parameters, self.name = _read_url(url, psycopg2)
+        self.socket = None              # becomes readable when the connection ends; a new one for
+                                        # each, for the caller to close when it is another one
+        self.is_lost = False            # the connection
+        self._is_told = True            # whether `finish` has told of it
+        self._retry_at = 0              # the time of the next attempt to connect
+        self._pause = RETRY_SECONDS[0]  # before the one after it
+        self._ticks = 0
+        self._wanted = set()            # nicknames
+        self._at_hand = {}              # nickname -> row, None, IN_USE or UNREAD; of this tick
+        self._kept = set()              # the nicknames of our players
+        self._released = set()          # others that are still locked
+
+    # --- for the server -------------------------------------------------------------------------
+
+    def serve(self):
+        """Connect as a server."""
+        self._connect()
+        room, = self.query("SELECT current_setting('max_locks_per_transaction')::bigint * "
+                           "(current_setting('max_connections')::bigint "
+                           "+ current_setting('max_prepared_transactions')::bigint)").fetchone()
+        if room < MAX_CLIENTS:
+            log.warning("few_locks room_for=%d: all servers together have no more players, unless "
+                        "max_locks_per_transaction is raised in postgresql.conf", room)
+
+    def close(self):
+        self.database.close()
+        if self.socket is not None:
+            self.socket.close()
+
+    def load(self, nickname):
+        """The row of an account, None if there is none. Raises NotYet, and Refusal when another
+        server has the nickname."""
+        if self.is_lost:
+            raise peewee.OperationalError("there is no connection")
+        try:
+            row = self._at_hand[nickname]
+        except KeyError:
+            self._wanted.add(nickname)
+            raise NotYet()
+        if row is self.IN_USE:
+            raise Refusal("nickname_in_use", "This nickname is in use.")
+        if row is self.UNREAD:
+            raise peewee.OperationalError("it could not be read")
+        return _usable(row)
+
+    def version(self):
+        """Another number in each tick: to ask for changes costs as much as to read the rows."""
+        return self._ticks
+
+    def need(self, nicknames):
+        missing = [nickname for nickname in nicknames if nickname not in self._at_hand]
+        if missing and not self.is_lost:
+            self._wanted.update(missing)
+            raise NotYet()
+
+    def fetch(self):
+        """Get the rows that were missed, and the nicknames that are not ours yet."""
+        if not self._wanted:
+            return
+        wanted, self._wanted = self._wanted, set()
+        self._at_hand.update(dict.fromkeys(wanted, self.UNREAD))
+        self._lock(wanted - self._kept - self._released)
+        ours = [nickname for nickname in wanted if self._at_hand[nickname] is not self.IN_USE]
+        rows = self._rows(ours)
+        self._at_hand.update((nickname, rows.get(nickname)) for nickname in ours)
+
+    def _lock(self, nicknames):
+        if nicknames:
+            self._released |= nicknames         # if it fails, nobody knows how many it has locked
+            for nickname, is_ours in self._run(self.LOCK, _array(nicknames)).fetchall():
+                if not is_ours:
+                    self._released.discard(nickname)
+                    self._at_hand[nickname] = self.IN_USE
+
+    def _rows(self, nicknames):
+        """{nickname: row} of those that there are."""
+        return {row[0]: row[1:] for row in self._run(self.ROWS, _array(nicknames)).fetchall()}
+
+    def save(self, rows, ledger):
+        """Write {account: row} and the ledger in one transaction, but for accounts that are not as
+        they were loaded: {account: row or None} of these."""
+        opened = [account for account in rows if account.stored is None]
+        columns = (
+            _columns([(account.nickname,) + rows[account] for account in opened], 3)
+            + _columns([account.stored[:1] + rows[account] + account.stored[1:]
+                        for account in rows if account.stored is not None], 5)
+            + [int(time.time())]
+            + _columns([(change[0].nickname,) + change[1:] for change in ledger], 5))
+        ids = dict(self._run(self.SAVE, *columns).fetchall())
+        for account in opened:
+            account.id = ids.get(account.nickname)
+        failed = [account for account in rows if account.nickname not in ids]
+        if not failed:
+            return {}
+        try:
+            current = self._rows([account.nickname for account in failed])
+        except peewee.PeeweeException:          # the others are stored
+            return {account: account.stored for account in failed}
+        return {account: current.get(account.nickname) for account in failed}
+
+    def keep(self, nickname):
+        """It is one of our players'."""
+        self._released.discard(nickname)
+        self._kept.add(nickname)
+
+    def release(self, nickname):
+        """It is not any more; `finish` gives it back."""
+        if nickname in self._kept:              # and was not lost meanwhile
+            self._kept.discard(nickname)
+            self._released.add(nickname)
+
+    def has_released(self):
+        return bool(self._released)
+
+    def finish(self):
+        """End a tick. Raises ConnectionLost, once."""
+        self._at_hand = {}
+        self._ticks += 1
+        if self._released:
+            try:
+                self._run(self.UNLOCK, _array(self._released))
+            except peewee.PeeweeException as error:
+                self._lose(error)               # which frees them, too
+            self._released.clear()
+        if not self._is_told:
+            self._is_told = True
+            raise ConnectionLost()
+
+    def listen(self):
+        try:
+            self.database.connection().poll()
+        except self._driver.Error as error:
+            self._lose(error)
+
+    def _run(self, sql, *parameters):
+        """Execute a statement of the server's."""
+        if self.is_lost:
+            raise peewee.OperationalError("there is no connection")
+        try:
+            return self.database.execute_sql(sql, parameters)
+        except peewee.PeeweeException as error:
+            if self.database.connection().closed:
+                self._lose(error)
+            raise
+
+    def _lose(self, error):
+        """Give up the connection, and with it every nickname."""
+        if not self.is_lost:
+            log.error("database_lost error=%s", quoted(_said(error)))
+            self.is_lost = True
+            self._is_told = False
+            self.database.close()
+            self.socket = None
+            self._retry_at = time.time()
+            self._pause = RETRY_SECONDS[0]
+            for nicknames in (self._wanted, self._at_hand, self._kept, self._released):
+                nicknames.clear()
+
+    def reconnect(self):
+        if self.is_lost and time.time() >= self._retry_at:
+            try:
+                self._connect()
+            except CannotOpen as error:
+                log.error("no_database error=%s", quoted("%s" % error))
+                self._retry_at = time.time() + self._pause
+                self._pause = min(2 * self._pause, RETRY_SECONDS[1])
+            else:
+                self.is_lost = False
+                log.warning("database_found")
+
+    # --- for the commands -----------------------------------------------------------------------
+
+    def create_tables(self):
+        self._connect()
+        try:
+            with self.database.bind_ctx(TABLES), self.database.atomic():
+                # Two who create them at once would be in each other's way.
+                self.query("SELECT pg_advisory_xact_lock(hashtextextended('', 0))")
+                self.database.create_tables(TABLES)
+                _check_schema(self.database, self.name, TABLES)
+        except _STORAGE_ERRORS as error:
+            raise CannotOpen("cannot create the tables in %s: %s" % (self.name, _said(error)))
+        finally:
+            self.database.close()
+
+    @contextlib.contextmanager
+    def reading(self, models=TABLES):
+        """Open it to store nothing."""
+        self._open(models)
+        with contextlib.closing(self.database):
+            yield
+
+    @contextlib.contextmanager
+    def changing(self):
+        """Open it for one transaction."""
+        self._open(TABLES)
+        with contextlib.closing(self.database), self.database.atomic():
+            yield
+
+    def query(self, sql, *parameters):
+        """The rows of a SELECT."""
+        return self.database.execute_sql(sql.replace("?", "%s"), parameters)
+
+    def stream(self, sql):
+        """The rows of a SELECT after `begin_reading`, one after the other, however many."""
+        self.query("DECLARE stream NO SCROLL CURSOR FOR " + sql)
+        fetch = iter(lambda: self.query("FETCH 10000 FROM stream").fetchall(), [])
+        return itertools.chain.from_iterable(fetch)
+
+    def begin_reading(self, progress):
+        """See one state from now on, however long."""
+        self.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+
+    def damages(self):
+        """Nothing: the database has its own tools for that."""
+        return []
+
+    # --- the connection -------------------------------------------------------------------------
+
+    def copy_to(self, path, progress):
+        """Have pg_dump write a copy of one state to a file, for pg_restore."""
+        parameters = dict(self._parameters)
+        variables = dict(os.environ, PGPASSWORD=parameters.pop("password", ""))
+        if not variables["PGPASSWORD"]:
+            del variables["PGPASSWORD"]         # there may be a password file
+        command = ["pg_dump", "--format=custom", "--no-password", "--file", path, "--dbname",
+                   self._driver.extensions.make_dsn(**parameters)]
+        try:
+            process = subprocess.Popen(command, env=variables, stderr=subprocess.PIPE)
+        except EnvironmentError:
+            raise CommandFailed("a backup of a PostgreSQL database needs pg_dump, which is not here")
+        said = process.communicate()[1].decode("utf-8", "replace").strip()
+        if process.returncode:
+            raise CommandFailed(printable(said.split("\n")[0]) or "pg_dump failed")
+
+    # --- the connection -------------------------------------------------------------------------
+
+    def _open(self, models):
+        """Connect to a database that has the tables of the models. Raises CannotOpen."""
+        self._connect()
+        try:
+            _check_schema(self.database, self.name, models)
+        except CannotOpen:
+            self.database.close()
+            raise
+
+    def _connect(self):
+        """Connect to a database on which a commit is durable. Raises CannotOpen."""
+        parameters = dict(self._parameters)
+        parameters.setdefault("connect_timeout", CONNECT_SECONDS)
+        parameters.setdefault("fallback_application_name", "lavka")
+        # Connecting is for us to do: the nicknames go with a connection.
+        self.database = peewee.PostgresqlDatabase(parameters.pop("dbname", ""), encoding="utf8",
+                                                  autoconnect=False, **parameters)
+        try:
+            self.database.connect()
+            connection = self.database.connection()
+            if sys.version_info[0] < 3:         # 2.7: or numbers would be long, not int
+                connection_types = self._driver.extensions
+                connection_types.register_type(connection_types.new_type(
+                    (20,), str("BIGINT"), lambda text, cursor: text and int(text)), connection)
+            self.query("SELECT set_config(name, value, false) FROM pg_settings JOIN "
+                       "unnest(?::text[], ?::text[]) AS wanted (name, value) USING (name)",
+                       *_columns(self.SETTINGS, 2))
+            # It waits for the log, and for the replicas that synchronous_standby_names has; only
+            # remote_apply waits for more.
+            self.query("SELECT set_config('synchronous_commit', 'on', false) "
+                       "WHERE current_setting('synchronous_commit') != 'remote_apply'")
+            version, encoding, is_replica = self.query(
+                "SELECT current_setting('server_version'), current_setting('server_encoding'), "
+                "pg_is_in_recovery()").fetchone()
+            settings = dict(self.query(
+                "SELECT name, setting FROM pg_settings WHERE name IN "
+                "('fsync', 'full_page_writes', 'synchronous_commit')").fetchall())
+        except peewee.PeeweeException as error:
+            self.database.close()
+            raise CannotOpen("cannot open the database %s: %s" % (self.name, _said(error)))
+        why = None
+        if is_replica:
+            why = "is a replica, which cannot be written to"
+        elif encoding != "UTF8":
+            why = "has the encoding %s, it has to be UTF8" % encoding
+        elif settings.pop("synchronous_commit") not in ("on", "remote_apply") \
+                or set(settings.values()) != {"on"}:
+            why = "cannot be made durable: fsync, full_page_writes and synchronous_commit " \
+                  "have to be on"
+        if why:
+            self.database.close()
+            raise CannotOpen("the database %s %s" % (self.name, why))
+        self.engine = "PostgreSQL " + version.split()[0]
+        self.socket = socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM)
+
+
+# A URL's password, user and host end where libpq thinks they do; where people might think otherwise,
+# it is refused, or a part of a password would be taken for a host and be told to everyone.
+_URL = re.compile("[A-Za-z][A-Za-z0-9+.-]*://")
+_POSTGRESQL_URL = re.compile(r"postgres(ql)?://([^@/?#]*@)?[^@#]*$")
+
+
+def _read_url(url, driver):
+    """(the parameters of a connection, the URL without its password). Raises CannotOpen."""
+    if not re.match("postgres(ql)?://", url):
+        raise CannotOpen("a database is a file, or postgresql://user:password@host/name")
+    parameters = None
+    if _POSTGRESQL_URL.match(url):
+        try:
+            parameters = driver.extensions.parse_dsn(url)
+        except (driver.Error, UnicodeError):    # whose text may have a part of the password
+            pass
+    if parameters is None or not re.match("[0-9,]*$", parameters.get("port", "")):
+        raise CannotOpen("this is no URL of a database: it has to be "
+                         "postgresql://user:password@host:port/name, with %XX for each special "
+                         "character in a name or the password")
+    user, host, port, name = [parameters.get(key, "") for key in ("user", "host", "port", "dbname")]
+    return parameters, printable("postgresql://%s%s%s/%s" % (user and user + "@", host,
+                                                            port and ":" + port, name))
+
+
+def _columns(rows, number):
+    """The columns of rows as arrays: what unnest makes rows of again."""
+    return [_array([row[column] for row in rows]) for column in range(number)]
+
+
+def _array(values):
+    """An array in PostgreSQL's notation; the driver's takes five times as long to write and read."""
+    return "{%s}" % ",".join([
+        '"%s"' % ("%s" % value).replace("\\", "\\\\").replace('"', '\\"') for value in values])
+
+
+# --- what both have in common ---------------------------------------------------------------
+
+def _usable(row):
+    """The row, if the shop could have written it. Raises UnusableRow."""
+    if row is not None and not _is_usable(row):
+        raise UnusableRow()
+    return row
 
 
 def _is_usable(row):
@@ -341,105 +1007,7 @@ def _is_usable(row):
     return isinstance(credits, int) and 0 <= credits <= MAX_CREDITS and isinstance(items, _TEXT)
 
 
-def _unknown_item():
-    return Refusal("unknown_item", "There is no such item in the catalog.")
-
-
-# --- the file -------------------------------------------------------------------------------
-
-# For whoever writes. With WAL there is one fsync a commit, and commits need no new file; FULL is
-# an fsync of the log at each commit (sqlite.org/pragma.html).
-_DURABLE = [("journal_mode", "wal"), ("synchronous", "full"), ("foreign_keys", 1)]
-
-# For everyone who comes to the file while a server may run: the log is for the server to empty. Two
-# who do that at once can damage the file, before SQLite 3.51.3 (sqlite.org/wal.html, section 11).
-_BESIDE_A_SERVER = [("wal_autocheckpoint", 0)]
-
-_OPEN_ACCOUNTS = ("INSERT INTO trade (account_id, time, what, item, price, credits) "
-                  "SELECT id, ?, ?, items, 0, credits FROM account ORDER BY id")
-
-
-def create_tables(path):
-    """Create the file and what is missing in it. Accounts from before the ledger get their first
-    row there. Raises CannotOpen."""
-    lock = None
-    # The size of a page is settled before the journal_mode is.
-    database = _connect(path, TOOL_SECONDS,
-                        [("page_size", PAGE_SIZE)] + _DURABLE + _BESIDE_A_SERVER)
-    try:
-        with database.bind_ctx(TABLES):
-            if Account.table_exists() and not Trade.table_exists():
-                lock = _lock(path)      # a server of before the ledger would go on without it
-            with database.atomic("IMMEDIATE"):
-                upgrade = Account.table_exists() and not Trade.table_exists()       # still
-                database.create_tables(TABLES)
-                _check_schema(database, path)
-                if upgrade:
-                    _check_rows(database, path)
-                    database.execute_sql(_OPEN_ACCOUNTS, (int(time.time()), Trade.OPENING))
-    except _STORAGE_ERRORS as error:
-        raise CannotOpen("cannot create the tables in %s: %s" % (path, _said(error)))
-    finally:
-        database.close()
-        if lock:
-            lock.close()
-
-
-def _check_rows(database, path):
-    """Raises CannotOpen if an account is not such as the shop writes."""
-    row = database.execute_sql(
-        "SELECT CAST(nickname AS TEXT) FROM account WHERE typeof(nickname) != 'text' "
-        "OR typeof(items) != 'text' OR typeof(credits) != 'integer' OR credits < 0").fetchone()
-    if row is not None:
-        raise CannotOpen("account %s of %s has no usable credits or items: correct them before the "
-                         "upgrade" % (shown(row[0]), path))
-
-
-def _command(path):
-    """What to type to create the tables in this file."""
-    return "python db.py" if path == DATABASE else "python db.py --database %s" % path
-
-
-def _check_exists(path):
-    if not os.path.exists(path):
-        raise CannotOpen("there is no database %s: create it with: %s" % (path, _command(path)))
-
-
-def _open(path, patience, pragmas, models=TABLES):
-    """A connected peewee database that has the tables of the models. Raises CannotOpen."""
-    _check_exists(path)
-    database = _connect(path, patience, pragmas)
-    try:
-        _check_schema(database, path, models)
-    except CannotOpen:
-        database.close()
-        raise
-    return database
-
-
-def _connect(path, patience, pragmas):
-    """A connected peewee database, with _DURABLE one on which a commit is durable; `patience` is
-    how many seconds it waits for others who write. Raises CannotOpen."""
-    try:
-        absolute = os.path.abspath(path)        # or "file:x" would be taken for a URI
-    except (EnvironmentError, UnicodeError):
-        raise CannotOpen("cannot open the database %s: the working directory cannot be read" % path)
-    database = peewee.SqliteDatabase(absolute, timeout=patience, pragmas=pragmas)
-    try:
-        database.connect()
-        settings = [database.execute_sql("PRAGMA " + name).fetchone()[0]
-                    for name in ("journal_mode", "synchronous")]
-    except _STORAGE_ERRORS as error:
-        database.close()
-        raise CannotOpen("cannot open the database %s: %s" % (path, _said(error)))
-    if ("synchronous", "full") in pragmas and settings != ["wal", 2]:
-        database.close()
-        raise CannotOpen("the database %s cannot be made durable (journal_mode, synchronous = %s)"
-                         % (path, settings))
-    return database
-
-
-def _check_schema(database, path, models=TABLES):
+def _check_schema(database, name, models):
     """Raises CannotOpen unless the tables are there, with the columns of the models, and nicknames
     are unique."""
     for model in models:
@@ -447,33 +1015,18 @@ def _check_schema(database, path, models=TABLES):
         try:
             if not database.table_exists(table):
                 raise CannotOpen("the database %s has no table %s: create it with: %s"
-                                 % (path, table, _command(path)))
+                                 % (name, table, _command(name)))
             columns = {column.name for column in database.get_columns(table)}
             unique = [index.columns for index in database.get_indexes(table) if index.unique]
         except _STORAGE_ERRORS as error:
-            raise CannotOpen("cannot read the database %s: %s" % (path, _said(error)))
+            raise CannotOpen("cannot read the database %s: %s" % (name, _said(error)))
         if columns != set(model._meta.columns) or (model is Account and ["nickname"] not in unique):
-            raise CannotOpen("the table %s of %s is not that of this program" % (table, path))
+            raise CannotOpen("the table %s of %s is not that of this program" % (table, name))
 
 
-def _lock(path):
-    """The lock of the one process that serves this file; it goes when the process does.
-
-    It is on a file of its own: closing any descriptor of the database would drop SQLite's locks
-    (fcntl(2), "Record locking"; sqlite.org/howtocorrupt.html, section 2.2).
-    """
-    try:
-        lock = io.open(os.path.realpath(path) + ".lock", "ab")
-    except EnvironmentError as error:
-        raise CannotOpen("cannot lock the database %s: %s" % (path, error.strerror))
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except EnvironmentError as error:
-        lock.close()
-        if error.errno == errno.EWOULDBLOCK:
-            raise CannotOpen("another server is serving the database %s" % path)
-        raise CannotOpen("cannot lock the database %s: %s" % (path, error.strerror))
-    return lock
+def _command(name):
+    """What to type to create the tables of this database."""
+    return "python db.py" if name == DATABASE else "python db.py --database %s" % name
 
 
 # --- the commands of python db.py -----------------------------------------------------------
@@ -484,63 +1037,69 @@ class CommandFailed(Exception):
     """A command was not carried out; the text is one sentence for whoever typed it."""
 
 
-def create(path, out):
+def create_tables(database):
+    """Create what is missing: the file, the tables. Accounts from before the ledger get their first
+    row there. Raises CannotOpen."""
+    storage_of(database).create_tables()
+
+
+def create(storage, out):
     """Create the tables; safe to run again. A file from before the ledger is upgraded. This is
     what happens without a command."""
-    create_tables(path)
-    log.info("the tables are ready in %s", path)
+    storage.create_tables()
+    log.info("the tables are ready in %s", storage.name)
 
 
-def show(path, out, nickname):
+def show(storage, out, nickname):
     """Print an account."""
-    with _open_to_read(path) as database:
-        _, credits, items = _find_usable(database, nickname)
+    with storage.reading():
+        _, credits, items = _find_usable(storage, nickname)
     out.write("nickname  %s\ncredits   %s\nitems     %s\n" % (
         quoted(nickname), credits, printable(items).replace(",", ", ") or "none"))
 
 
-def history(path, out, nickname):
+def history(storage, out, nickname):
     """Print what the ledger has of an account, the oldest row first."""
-    with _open_to_read(path) as database:
+    with storage.reading():
         layout = "%-19s  %-8s  %7s  %9s  %s"
-        id, _, _ = _find(database, nickname)
+        id, _, _ = _find(storage, nickname)
         out.write(layout % ("time (UTC)", "what", "price", "credits", "item") + "\n")
-        for when, what, price, credits, item in database.execute_sql(
-                "SELECT datetime(time, 'unixepoch'), CAST(what AS TEXT), price, credits, "
-                "CAST(item AS TEXT) FROM trade WHERE account_id = ? ORDER BY id", (id,)):
+        for when, what, price, credits, item in storage.query(
+                "SELECT " + storage.MOMENT + ", CAST(what AS TEXT), price, credits, "
+                "CAST(item AS TEXT) FROM trade WHERE account_id = ? ORDER BY id", id):
             price = "" if what == Trade.OPENING else price
             line = layout % (when, what, price, credits, item)
             out.write(printable(line.rstrip()) + "\n")
 
 
-def grant(path, out, nickname, credits):
+def grant(storage, out, nickname, credits):
     """Give an account credits, or take some with a number below 0. Its player may be logged in:
     the next purchase or sale counts with them, and shows them. (If it happens in this very moment
     it may be refused once, with nothing lost.)"""
-    with contextlib.closing(_open(path, TOOL_SECONDS, _DURABLE + _BESIDE_A_SERVER)) as database:
-        with database.bind_ctx(TABLES), database.atomic("IMMEDIATE"):
-            id, before, _ = _find_usable(database, nickname)
-            after = before + credits
-            if not 0 <= after <= MAX_CREDITS:
-                raise CommandFailed("%s has %d credits; they can be 0 to %d"
-                                    % (quoted(nickname), before, MAX_CREDITS))
-            Account.update(credits=after).where(Account.id == id).execute()
-            Trade.create(account=id, time=int(time.time()), what=Trade.GRANT, item="",
-                         price=credits, credits=after)
+    with storage.changing(), storage.database.bind_ctx(TABLES):
+        id, before, _ = _find_usable(storage, nickname, storage.SELECT_TO_CHANGE)
+        after = before + credits
+        if not 0 <= after <= MAX_CREDITS:
+            raise CommandFailed("%s has %d credits; they can be 0 to %d"
+                                % (quoted(nickname), before, MAX_CREDITS))
+        Account.update(credits=after).where(Account.id == id).execute()
+        Trade.create(account=id, time=int(time.time()), what=Trade.GRANT, item="",
+                     price=credits, credits=after)
     out.write("%s has %d credits now\n" % (quoted(nickname), after))
 
 
-def backup(path, out, target):
-    """Write a copy of the database, as it is at one moment, to a new file."""
+def backup(storage, out, target):
+    """Write a copy of the database, as it is at one moment, to a new file: an SQLite file, or of
+    PostgreSQL what pg_restore reads."""
     folder = os.path.dirname(os.path.abspath(target))
     if os.path.lexists(target):
         raise CommandFailed("%s exists already; a backup overwrites nothing" % target)
     # The ledger may be missing: one makes a backup before an upgrade.
-    with contextlib.closing(_open(path, TOOL_SECONDS, _BESIDE_A_SERVER, [Account])) as database:
+    with storage.reading([Account]):
         handle, unfinished = tempfile.mkstemp(".unfinished", os.path.basename(target) + ".", folder)
         try:
-            with Progress(database.connection(), "copying"):
-                database.execute_sql("VACUUM INTO ?", (unfinished,))    # of one state; locks nobody
+            with Progress("copying") as progress:
+                storage.copy_to(unfinished, progress)
                 os.fsync(handle)
             os.link(unfinished, target)                 # fails where rename would overwrite
         finally:
@@ -552,18 +1111,16 @@ def backup(path, out, target):
     out.write("%s has %d bytes\n" % (target, os.path.getsize(target)))
 
 
-def verify(path, out):
+def verify(storage, out):
     """Check the file, replay the ledger and compare it with every account. The exit status is 1
-    if anything is not as it should be."""
-    with _open_to_read(path) as database, \
-            Progress(database.connection(), "checking the file") as progress:
-        database.begin()                                # one state of the file, however long
-        accounts, rows = [database.execute_sql("SELECT COUNT(*) FROM " + table).fetchone()[0]
+    if anything is not as it should be. (PostgreSQL has its own tools to check its files.)"""
+    with storage.reading(), Progress("checking the file") as progress:
+        storage.begin_reading(progress)
+        accounts, rows = [storage.query("SELECT COUNT(*) FROM " + table).fetchone()[0]
                           for table in ("account", "trade")]
-        problems = (row[0] for row in database.execute_sql("PRAGMA integrity_check"))
         found = 0
-        for problem in itertools.chain((problem for problem in problems if problem != "ok"),
-                                       _differences(database, progress, accounts)):
+        for problem in itertools.chain(storage.damages(),
+                                       _differences(storage, progress, accounts)):
             found += 1
             progress.clear()
             out.write("%s\n" % problem)
@@ -571,10 +1128,10 @@ def verify(path, out):
     return 1 if found else 0
 
 
-def _differences(database, progress, total):
+def _differences(storage, progress, total):
     """Replay the ledger, one account after the other; a sentence for each thing that is wrong."""
     progress.stage("sorting the ledger")
-    merged = itertools.groupby(database.execute_sql(    # each account before its rows
+    merged = itertools.groupby(storage.stream(          # each account before its rows
         "SELECT id, 0, 0, nickname, items, 0, credits, 0 FROM account UNION ALL "
         "SELECT account_id, 1, id, what, item, price, credits, time FROM trade ORDER BY 1, 2, 3"),
         operator.itemgetter(0))
@@ -646,25 +1203,16 @@ def shown(value):
     return quoted(value) if isinstance(value, _TEXT) else printable("%r" % (value,))
 
 
-@contextlib.contextmanager
-def _open_to_read(path):
-    """A connection that stores nothing, not even a setting: the file may be a backup."""
-    with contextlib.closing(_open(path, TOOL_SECONDS, _BESIDE_A_SERVER)) as database:
-        # What others wrote may be no text at all; that is to be told, not to fail on.
-        database.connection().text_factory = lambda data: data.decode("utf-8", "replace")
-        yield database
-
-
-def _find(database, nickname):
+def _find(storage, nickname, select=None):
     """The row (id, credits, items as text) of an account."""
-    row = database.execute_sql(_SELECT, (nickname,)).fetchone()
+    row = storage.query(select or storage.SELECT, nickname).fetchone()
     if row is None:
         raise CommandFailed("there is no account %s" % quoted(nickname))
     return row
 
 
-def _find_usable(database, nickname):
-    row = _find(database, nickname)
+def _find_usable(storage, nickname, select=None):
+    row = _find(storage, nickname, select)
     if not _is_usable(row):
         raise CommandFailed("the row of account %s cannot be used; verify tells more"
                             % quoted(nickname))
@@ -674,12 +1222,10 @@ def _find_usable(database, nickname):
 class Progress(object):
     """One line on the terminal about a long command; nothing where there is no terminal."""
 
-    def __init__(self, connection, stage):
+    def __init__(self, stage):
         self.is_terminal = sys.stderr is not None and sys.stderr.isatty()
         self.begin = time.time()
         self.stage(stage)
-        # SQLite calls this out of a long statement; Ctrl-C, too, has its effect then.
-        connection.set_progress_handler(self.draw, 100000)
 
     def __enter__(self):
         return self
@@ -733,13 +1279,14 @@ def quoted(text):
 
 def add_database_option(parser):
     """The option that the server has too."""
-    parser.add_argument("--database", metavar="FILE", type=path_name,
+    parser.add_argument("--database", metavar="DATABASE", type=path_name,
                         default=os.environ.get("LAVKA_DATABASE") or DATABASE,
-                        help="the SQLite file (default: LAVKA_DATABASE, or %s)" % DATABASE)
+                        help="an SQLite file, or postgresql://user:password@host/name "
+                        "(default: LAVKA_DATABASE, or %s)" % DATABASE)
 
 
 def path_name(argument):
-    """The name of a file as text; on 2.7 it comes as bytes."""
+    """The name of a file as text, or a URL; on 2.7 it comes as bytes."""
     if not argument:
         raise argparse.ArgumentTypeError("the name of a file cannot be empty")
     return _text(argument)
@@ -784,8 +1331,8 @@ def main(arguments=None):
     add_database_option(common)
     options, rest = common.parse_known_args(arguments)      # where it stands is no matter
     parser = argparse.ArgumentParser(
-        parents=[common], description="Create the shop's tables, or look after its file. Every "
-        "command may be used while a server runs on the file.")
+        parents=[common], description="Create the shop's tables, or look after its accounts. Every "
+        "command may be used while a server runs on them.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for run, parameters in COMMANDS:
         command = commands.add_parser(run.__name__, parents=[common], description=run.__doc__,
@@ -802,7 +1349,7 @@ def main(arguments=None):
     interrupted = 128 + signal.SIGINT                           # as shells have it
     out = _open_output()
     try:
-        status = chosen.run(options.database, out,
+        status = chosen.run(storage_of(options.database), out,
                             *[getattr(chosen, name) for name in chosen.parameters]) or 0
         return status if _close_output(out) else 1
     except (CannotOpen, CommandFailed) as error:

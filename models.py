@@ -12,8 +12,9 @@ class Account(peewee.Model):
 
     The constraints repeat what the shop checks, for whoever else writes to the file.
     """
+    id = peewee.BigAutoField()                  # SQLite has no other; 32 bits would be used up
     nickname = peewee.CharField(max_length=MAX_NICKNAME, unique=True)
-    credits = peewee.IntegerField(constraints=[peewee.Check("credits >= 0")])
+    credits = peewee.BigIntegerField(constraints=[peewee.Check("credits >= 0")])
     items = peewee.TextField(default="")        # names joined by commas, in order of purchase
 
     class Meta(object):
@@ -30,12 +31,13 @@ class Trade(peewee.Model):
     """
     OPENING, PURCHASE, SALE, GRANT = "opening", "purchase", "sale", "grant"
 
+    id = peewee.BigAutoField()
     account = peewee.ForeignKeyField(Account, index=False)
     time = peewee.TimestampField(utc=True)      # of the commit, seconds since 1970: a short row
     what = peewee.CharField(max_length=8)
     item = peewee.TextField()                   # of an opening, all items that were there already
-    price = peewee.IntegerField()               # paid or got for the item; the credits of a grant
-    credits = peewee.IntegerField(constraints=[peewee.Check("credits >= 0")])       # afterwards
+    price = peewee.BigIntegerField()            # paid or got for the item; the credits of a grant
+    credits = peewee.BigIntegerField(constraints=[peewee.Check("credits >= 0")])    # afterwards
 
     class Meta(object):
         table_name = "trade"

@@ -162,6 +162,7 @@ class Server(object):
         self.next_sweep = self.now      # when to look at the deadlines
         self.accept_from = -FOREVER     # later than now after running out of descriptors
         self.accepting = False          # whether the listener is registered
+        self.storage_socket = None      # what is registered of the storage
         self.stop_requested = False     # set by a signal, at any moment
         self.stopping = False           # set between two ticks
 
@@ -180,6 +181,7 @@ class Server(object):
         self.waker.setblocking(False)
         self.selector.register(self.woken, READ)
         self.watch_listener()
+        self.watch_storage()
 
     # --- the loop ---------------------------------------------------------------------------
 
@@ -206,6 +208,7 @@ class Server(object):
     def tick(self, timeout=None):
         """One pass: read, apply, commit, write, tidy up. It sleeps `timeout` seconds at most."""
         touched = list(self.backlog) + self.take_in(self.patience(timeout))
+        self.shop.fetch()
         turns, begin, clock = 0, self.now, self.clock
         deadline = clock() + constants.TICK_SECONDS
         for looks in range(1, constants.LOOKS + 1):
@@ -226,6 +229,7 @@ class Server(object):
         while self.closing:
             self.close(self.closing.pop())
         self.watch_listener()
+        self.watch_storage()
         self.log_events()
         self.slowest_tick = max(self.slowest_tick, self.clock() - begin)
 
@@ -240,9 +244,10 @@ class Server(object):
 
     def patience(self, timeout):
         """How long this tick may sleep: until there is something to do without any event."""
-        if self.backlog:
+        if self.backlog or self.shop.has_changes():
             return 0
-        if self.timed or self.accept_from > self.now or self.floods.others:
+        if self.timed or self.accept_from > self.now or self.floods.others \
+                or self.shop.storage.is_lost:
             sweep = max(0, self.next_sweep - self.clock())
             return sweep if timeout is None else min(timeout, sweep)
         return timeout
@@ -265,6 +270,8 @@ class Server(object):
                     self.read(connection)
             elif key.fileobj is self.listener:
                 accepted = self.accept()
+            elif key.fileobj is self.storage_socket:
+                self.shop.storage.listen()
             else:
                 self.woken.recv(constants.RECV_SIZE)
         return touched + accepted
@@ -342,7 +349,11 @@ class Server(object):
                 break
             if line is None:
                 break
-            share -= self.answer(connection, line, b"\n")
+            try:
+                share -= self.answer(connection, line, b"\n")
+            except db.NotYet:               # it is the first of this connection in the next tick
+                connection.lines.lines.appendleft(line)
+                break
         if connection.input_ended and not connection.lines.lines:
             self.finish(connection, "closed")
 
@@ -364,6 +375,10 @@ class Server(object):
                     raise ErrorCode.NOT_LOGGED_IN.error("Log in first.")
                 result = self.methods[method](connection, request.argument)
                 reply = protocol.encode_result(request.id, result)
+        except db.NotYet:
+            if request is not None and type(request) is not list:
+                self.requests[request.method] -= 1
+            raise
         except RpcError as error:
             reply = self.refuse(connection, request, error)
         except db.Refusal as refusal:
@@ -380,6 +395,8 @@ class Server(object):
 
     def answer_batch(self, connection, requests):
         """Apply the requests of a batch, and stage one array of their replies, if there are any."""
+        self.shop.need(connection.account, [request.argument for request in requests
+                                            if request.method == "login"])
         asked = [request for request in requests if request.wants_reply]
         if asked:
             self.staged.append((connection, b"", b"[", None, None))
@@ -462,6 +479,7 @@ class Server(object):
                    "logout nickname=%s peer=%s why=%s", quoted(connection.account.nickname),
                    peer(connection), why)
         del self.players[connection.account.nickname]
+        self.shop.logout(connection.account)
         connection.account = None
         connection.close_by = self.now + constants.LOGIN_SECONDS
         self.timed.add(connection)
@@ -507,9 +525,21 @@ class Server(object):
     def commit(self):
         """Store what this tick has changed; returns the accounts that could not be stored."""
         begin = self.clock()
-        failed = self.shop.commit()
+        try:
+            failed = self.shop.commit()
+        except db.ConnectionLost:
+            self.lose_players()
+            failed = frozenset()
         self.slowest_commit = max(self.slowest_commit, self.clock() - begin)
         return failed
+
+    def lose_players(self):
+        """Close the connections of all players, who may be logged in elsewhere by now. Those whose
+        changes may have been stored, or not, are told neither."""
+        lost = set(self.players.values()) | {entry[0] for entry in self.staged if entry[4]}
+        for connection in lost:
+            self.finish(connection, "database_lost")
+        self.staged = [entry for entry in self.staged if entry[0] not in lost]
 
     def release(self, failed):
         """Let this tick's replies go, now that it is committed but for the `failed` accounts."""
@@ -617,6 +647,7 @@ class Server(object):
     def sweep(self):
         """Drop the connections whose time is up, and log the counts of floods."""
         self.next_sweep = self.now + constants.SWEEP_SECONDS
+        self.shop.storage.reconnect()
         if self.floods.others and self.now >= self.floods.tell_at:
             self.floods.tell()
         for connection in list(self.timed):
@@ -656,6 +687,22 @@ class Server(object):
             else:
                 self.selector.unregister(self.listener)
             self.accepting = accepting
+
+    def watch_storage(self):
+        """Notice at once when the connection to the database ends."""
+        if self.shop.storage.socket is self.storage_socket:
+            return
+        if self.storage_socket is not None:
+            self.selector.unregister(self.storage_socket)
+            self.storage_socket.close()
+        self.storage_socket = self.shop.storage.socket
+        if self.storage_socket is not None:
+            self.selector.register(self.storage_socket, READ)
+            try:
+                if type(self.storage_socket.getpeername()) is tuple:    # not a Unix socket
+                    set_options(self.storage_socket)
+            except socket.error:
+                pass                        # it has ended already, and is readable
 
 
 CATALOG = encode_json([{"name": name, "price": price}
@@ -775,7 +822,7 @@ def main(arguments=None):
     logging.getLogger("lavka.db").addFilter(server.floods)
     stop_on_signals(server)
     log.info("start version=%s python=%s engine=%s database=%s max_clients=%d", constants.VERSION,
-             sys.version.split()[0], quoted(shop.engine), quoted(options.database),
+             sys.version.split()[0], quoted(shop.storage.engine), quoted(shop.storage.name),
              server.max_clients)
     address, port = listener.getsockname()[:2]
     if not address.startswith("127.") and address != "::1":

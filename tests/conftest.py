@@ -8,11 +8,14 @@ import json
 import os
 import random
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 
 import pytest
+
+import postgresql
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
@@ -41,10 +44,30 @@ def environment(**variables):
     return clean
 
 
-def audit(path):
-    """Hold the ledger of a file against its accounts, as `python db.py verify` does."""
+def audit(database):
+    """Hold the ledger of a database against its accounts, as `python db.py verify` does."""
     out = io.StringIO()
-    assert db.verify(path, out) == 0, out.getvalue()
+    assert db.verify(db.storage_of(database), out) == 0, out.getvalue()
+
+
+class PatientShop(db.Shop):
+    """Asks again at once for what has to be fetched, where the server does so in its next tick."""
+
+    def again(self, method, *arguments):
+        while True:
+            try:
+                return method(self, *arguments)
+            except db.NotYet:
+                self.fetch()
+
+    def login(self, nickname):
+        return self.again(db.Shop.login, nickname)
+
+    def buy(self, account, item):
+        self.again(db.Shop.buy, account, item)
+
+    def sell(self, account, item):
+        self.again(db.Shop.sell, account, item)
 
 
 class Peer(object):
@@ -119,10 +142,10 @@ class Program(object):
     """server.py in a subprocess, serving a free port."""
 
     def __init__(self, directory, *arguments, **options):
-        self.database = os.path.join(directory, "lavka.db")
-        self.log_path = os.path.join(directory, "server.log")
+        self.database = options.get("database") or os.path.join(directory, "lavka.db")
+        self.log_path = os.path.join(directory, options.get("log", "server.log"))
         python = options.get("python", sys.executable)
-        if not os.path.exists(self.database):
+        if "database" not in options and not os.path.exists(self.database):
             db.create_tables(self.database)
         with open(self.log_path, "ab") as log:
             begin = log.tell()
@@ -188,12 +211,74 @@ def program(start):
     return start()
 
 
+both = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+on_postgresql = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+
+WHY_NO_POSTGRESQL = "PostgreSQL (initdb, postgres) is not installed"
+if postgresql.BINARIES is not None:
+    try:
+        import psycopg2         # noqa: F401
+        WHY_NO_POSTGRESQL = None
+    except ImportError:
+        WHY_NO_POSTGRESQL = "psycopg2 is not installed"
+
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.write_line(
+        "PostgreSQL: the tests on it were left out, %s." % WHY_NO_POSTGRESQL if WHY_NO_POSTGRESQL
+        else "PostgreSQL: tested with %s" % postgresql.BINARIES)
+
+
+@pytest.fixture(scope="session")
+def running_cluster():
+    if WHY_NO_POSTGRESQL:
+        assert "LAVKA_TEST_POSTGRESQL" not in os.environ, WHY_NO_POSTGRESQL
+        pytest.skip(WHY_NO_POSTGRESQL)
+    cluster = postgresql.Cluster(free_port())
+    yield cluster
+    cluster.close()
+
+
 @pytest.fixture
-def database(directory):
-    """The path of a database that has its tables."""
+def cluster(running_cluster):
+    """A PostgreSQL that runs, whatever the test before has done to it."""
+    if running_cluster.process.poll() is not None:
+        running_cluster.start()
+    return running_cluster
+
+
+@pytest.fixture
+def database(request, directory):
+    """The path of an SQLite file, or the URL of a PostgreSQL database, that has its tables."""
+    if getattr(request, "param", "sqlite") == "postgresql":
+        cluster = request.getfixturevalue("cluster")
+        return cluster.url(cluster.create_database(cluster.template))
     path = os.path.join(directory, "lavka.db")
     db.create_tables(path)
     return path
+
+
+@pytest.fixture
+def outside_of(request):
+    """A function that connects to a database as another program does, in autocommit."""
+    opened = []
+
+    def connect(database):
+        if "://" in database:
+            opened.append(postgresql.Outside(request.getfixturevalue("cluster"), database))
+        else:
+            opened.append(sqlite3.connect(database, isolation_level=None))
+        return opened[-1]
+
+    yield connect
+    for connection in opened:
+        connection.close()
+
+
+@pytest.fixture
+def outside(database, outside_of):
+    """Another program's connection."""
+    return outside_of(database)
 
 
 class Clock(object):

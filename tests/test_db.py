@@ -16,7 +16,7 @@ import time
 
 import pexpect
 import pytest
-from conftest import PATIENCE, ROOT, audit, environment
+from conftest import PATIENCE, ROOT, PatientShop, audit, both, environment
 
 import db
 from constants import CREDITS_RANGE, ITEMS, MAX_NICKNAME, PAGE_SIZE, WAL_SIZE
@@ -27,17 +27,9 @@ CHEAP = "potion"
 
 @pytest.fixture
 def shop(database):
-    shop = db.Shop(database)
+    shop = PatientShop(database)
     yield shop
     shop.close()
-
-
-@pytest.fixture
-def outside(database):
-    """Another program's connection to the file."""
-    connection = sqlite3.connect(database, isolation_level=None)
-    yield connection
-    connection.close()
 
 
 def rows(outside):
@@ -63,6 +55,7 @@ def refused(call, *arguments):
 
 # --- accounts -----------------------------------------------------------------------------------
 
+@both
 def test_a_new_nickname_opens_an_account(shop, outside):
     account, created = shop.login("bob")
     assert created
@@ -78,6 +71,7 @@ def test_the_credits_of_new_accounts_are_random_and_reach_the_whole_range(shop):
     assert min(credits) == CREDITS_RANGE[0] and max(credits) == CREDITS_RANGE[1]
 
 
+@both
 def test_a_known_nickname_gets_its_account(shop):
     first = open_account(shop)
     shop.buy(first, CHEAP)
@@ -87,6 +81,7 @@ def test_a_known_nickname_gets_its_account(shop):
     assert (account.credits, account.items) == (first.credits, [CHEAP])
 
 
+@both
 @pytest.mark.parametrize("nickname", [
     "Боб", "👩‍🚀", "'; DROP TABLE account; --", "\x01\x1b[31m", "a\nb", '"', " bob ", "BOB", "%s", "?", ",",
     "x" * MAX_NICKNAME, "\U0001f600" * MAX_NICKNAME])
@@ -97,6 +92,7 @@ def test_a_nickname_is_kept_exactly(shop, outside, nickname):
     assert shop.login(nickname)[1] is False
 
 
+@both
 def test_an_account_that_is_not_committed_yet_is_one_account(shop, outside):
     first, _ = shop.login("bob")
     second, created = shop.login("bob")                 # logged out and in again in one tick
@@ -107,6 +103,7 @@ def test_an_account_that_is_not_committed_yet_is_one_account(shop, outside):
 
 # --- trades -------------------------------------------------------------------------------------
 
+@both
 def test_buying(shop, outside):
     account = open_account(shop, credits=1000, outside=outside)
     for item in ("sword", CHEAP):
@@ -117,6 +114,7 @@ def test_buying(shop, outside):
     assert rows(outside) == [("bob", account.credits, "sword," + CHEAP)]     # in order of purchase
 
 
+@both
 def test_selling_returns_the_full_price(shop, outside):
     account = open_account(shop, credits=1000, outside=outside)
     for item in ("sword", CHEAP, "bow"):
@@ -131,6 +129,7 @@ def test_selling_returns_the_full_price(shop, outside):
     assert rows(outside) == [("bob", 1000, "")]
 
 
+@both
 def test_credits_may_be_spent_to_the_last(shop, outside):
     account = open_account(shop, credits=ITEMS[CHEAP], outside=outside)
     shop.buy(account, CHEAP)
@@ -138,6 +137,7 @@ def test_credits_may_be_spent_to_the_last(shop, outside):
     assert not shop.commit()
 
 
+@both
 def test_refusals_change_nothing(shop, outside):
     account = open_account(shop, credits=ITEMS["sword"] + 1, outside=outside)
     shop.buy(account, "sword")
@@ -157,6 +157,7 @@ def test_refusals_change_nothing(shop, outside):
     assert rows(outside) == before
 
 
+@both
 def test_an_item_that_left_the_catalog_cannot_be_sold(shop, outside):
     open_account(shop)
     outside.execute("UPDATE account SET items = 'excalibur,sword'")
@@ -180,7 +181,7 @@ def test_one_commit_stores_all_changes_in_one_transaction(shop, outside):
     assert outside.execute("PRAGMA data_version").fetchone() == before
     statements = []
     if sys.version_info[0] > 2:                         # 2.7 cannot trace
-        shop._database.connection().set_trace_callback(statements.append)
+        shop.storage.database.connection().set_trace_callback(statements.append)
     assert not shop.commit()
     if sys.version_info[0] > 2:
         assert [s for s in statements if s.startswith(("BEGIN", "COMMIT"))] == [
@@ -189,29 +190,48 @@ def test_one_commit_stores_all_changes_in_one_transaction(shop, outside):
     assert all((a.nickname,) + a.row() in rows(outside) for a in accounts + new)
 
 
+@both
 def test_a_commit_without_changes_opens_no_transaction(shop, outside):
-    outside.execute("BEGIN IMMEDIATE")                  # it would fail
+    unlock = lock(outside, shop)                        # it would fail
     assert shop.commit() == frozenset()
-    outside.execute("ROLLBACK")
+    unlock()
 
 
 def lock(outside, shop):
-    outside.execute("BEGIN IMMEDIATE")
+    if type(shop.storage) is db.SQLite:
+        outside.execute("BEGIN IMMEDIATE")
+    else:
+        outside.execute("BEGIN")
+        outside.execute("LOCK TABLE account IN SHARE ROW EXCLUSIVE MODE")
     return lambda: outside.execute("ROLLBACK")
 
 
 def fill_disk(outside, shop):
-    pages, = shop._database.execute_sql("PRAGMA page_count").fetchone()
-    shop._database.execute_sql("PRAGMA max_page_count = %d" % pages)
-    return lambda: shop._database.execute_sql("PRAGMA max_page_count = 1000000")
+    pages, = shop.storage.database.execute_sql("PRAGMA page_count").fetchone()
+    shop.storage.database.execute_sql("PRAGMA max_page_count = %d" % pages)
+    return lambda: shop.storage.database.execute_sql("PRAGMA max_page_count = 1000000")
 
 
 def make_read_only(outside, shop):
-    shop._database.execute_sql("PRAGMA query_only = 1")
-    return lambda: shop._database.execute_sql("PRAGMA query_only = 0")
+    read_only = ("PRAGMA query_only = %d" if type(shop.storage) is db.SQLite
+                 else "SET default_transaction_read_only = %d")
+    shop.storage.query(read_only % 1)
+    return lambda: shop.storage.query(read_only % 0)
 
 
-@pytest.mark.parametrize("fault", [lock, fill_disk, make_read_only])
+def refuse_the_ledger(outside, shop):
+    """It fails when the accounts are written already."""
+    outside.execute("ALTER TABLE trade ADD CONSTRAINT broken CHECK (false) NOT VALID")
+    return lambda: outside.execute("ALTER TABLE trade DROP CONSTRAINT broken")
+
+
+faults = pytest.mark.parametrize("database, fault", [
+    ("sqlite", lock), ("sqlite", fill_disk), ("sqlite", make_read_only),
+    ("postgresql", lock), ("postgresql", refuse_the_ledger), ("postgresql", make_read_only)],
+    indirect=["database"])
+
+
+@faults
 def test_a_failed_commit_changes_nothing_and_recovers(shop, outside, fault, caplog, monkeypatch):
     monkeypatch.setattr(db, "CALM_SECONDS", 0)
     account = open_account(shop, credits=100, outside=outside)
@@ -239,13 +259,16 @@ def test_a_failed_commit_changes_nothing_and_recovers(shop, outside, fault, capl
     assert messages[1] == "storage_works failures=3"
 
 
+@both
 def test_a_database_that_cannot_be_read_refuses_logins(shop, caplog):
-    shop._database.execute_sql("ALTER TABLE account RENAME TO elsewhere")
+    shop.storage.database.execute_sql("ALTER TABLE account RENAME TO elsewhere")
     assert refused(shop.login, "bob").reason == "storage_failed"
-    shop._database.execute_sql("ALTER TABLE elsewhere RENAME TO account")
+    shop.storage.database.execute_sql("ALTER TABLE elsewhere RENAME TO account")
+    shop.commit()
     assert shop.login("bob")[1]
 
 
+@both
 def test_a_row_changed_from_outside_is_never_overwritten(shop, outside, caplog):
     ann, bob = [open_account(shop, name, 500, outside) for name in ("ann", "bob")]
     new, _ = shop.login("new")
@@ -265,8 +288,10 @@ def test_a_row_changed_from_outside_is_never_overwritten(shop, outside, caplog):
     assert bob.row() == (70 - ITEMS[CHEAP], CHEAP)
 
 
+@both
 def test_a_row_deleted_from_outside_is_not_brought_back(shop, outside):
     account = open_account(shop)
+    outside.execute("DELETE FROM trade")
     outside.execute("DELETE FROM account")
     shop.buy(account, CHEAP)
     assert shop.commit() == frozenset([account])
@@ -274,6 +299,7 @@ def test_a_row_deleted_from_outside_is_not_brought_back(shop, outside):
     assert rows(outside) == []
 
 
+@both
 def test_an_account_opened_from_outside_meanwhile_is_not_overwritten(shop, outside):
     account, _ = shop.login("bob")
     outside.execute("INSERT INTO account (nickname, credits, items) VALUES ('bob', 7, 'bow')")
@@ -285,23 +311,26 @@ def test_an_account_opened_from_outside_meanwhile_is_not_overwritten(shop, outsi
 # --- the file -----------------------------------------------------------------------------------
 
 def test_commits_are_durable(shop):
-    value = {name: shop._database.execute_sql("PRAGMA " + name).fetchone()[0]
+    value = {name: shop.storage.database.execute_sql("PRAGMA " + name).fetchone()[0]
              for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")}
     assert value["journal_mode"] == "wal" and value["synchronous"] == 2     # FULL
     assert value["foreign_keys"] == 1
     assert value["busy_timeout"] <= 250
 
 
+@both
 def test_the_models_constraints_are_in_the_file(shop, outside):
     open_account(shop)
     for statement in ("UPDATE account SET credits = -1",
                       "UPDATE account SET credits = NULL",
                       "UPDATE account SET items = NULL",
                       "INSERT INTO account (nickname, credits, items) VALUES ('bob', 1, '')"):
-        with pytest.raises(sqlite3.IntegrityError):
+        with pytest.raises(Exception) as caught:        # of either driver
             outside.execute(statement)
+        assert "IntegrityError" in [kind.__name__ for kind in type(caught.value).__mro__]
 
 
+@both
 def test_creating_the_tables_again_keeps_the_accounts(database, outside):
     outside.execute("INSERT INTO account (nickname, credits, items) VALUES ('bob', 7, 'bow')")
     db.create_tables(database)
@@ -330,6 +359,7 @@ def test_a_new_file_has_small_pages_and_the_log_is_emptied_in_time(database, dir
     assert 0.9 * WAL_SIZE < size < 1.2 * WAL_SIZE
 
 
+@both
 def test_the_tables_are_created_beside_a_running_shop(database, shop):
     account = open_account(shop)
     db.create_tables(database)
@@ -443,6 +473,7 @@ def ledger(outside, nickname="bob"):
         "WHERE nickname = ? ORDER BY trade.id", (nickname,)).fetchall()
 
 
+@both
 def test_every_change_is_a_row_of_the_ledger(shop, outside, database):
     account, _ = shop.login("bob")
     first = account.credits = ITEMS["sword"] + ITEMS[CHEAP]
@@ -468,7 +499,7 @@ def test_every_change_is_a_row_of_the_ledger(shop, outside, database):
     assert (shop.commits, shop.trades, shop.largest_batch) == (2, 5, 4)
 
 
-@pytest.mark.parametrize("fault", [lock, fill_disk, make_read_only])
+@faults
 def test_what_was_not_stored_is_not_in_the_ledger(shop, outside, fault, database):
     account = open_account(shop, credits=None)
     before = ledger(outside)
@@ -486,6 +517,7 @@ def test_what_was_not_stored_is_not_in_the_ledger(shop, outside, fault, database
     audit(database)
 
 
+@both
 def test_the_ledger_has_nothing_of_an_account_that_failed(shop, outside):
     ann, bob = [open_account(shop, name) for name in ("ann", "bob")]
     new, _ = shop.login("new")
@@ -498,6 +530,7 @@ def test_the_ledger_has_nothing_of_an_account_that_failed(shop, outside):
     assert [len(ledger(outside, name)) for name in ("ann", "bob", "new")] == [2, 1, 0]
 
 
+@both
 def test_what_was_granted_meanwhile_is_spent(shop, outside, database):
     """A player who could not afford it is not refused by what the server remembers."""
     account = open_account(shop)
@@ -516,7 +549,7 @@ def test_what_was_granted_meanwhile_is_spent(shop, outside, database):
 
 
 def grant(path, nickname, credits):
-    db.grant(path, io.StringIO(), nickname, credits)
+    db.grant(db.storage_of(path), io.StringIO(), nickname, credits)
 
 
 # --- python db.py: upgrade ------------------------------------------------------------------------
@@ -557,19 +590,6 @@ def test_a_file_from_before_the_ledger_is_upgraded(old_database, directory, outs
     audit(old_database)
 
 
-@pytest.fixture
-def outside_of():
-    opened = []
-
-    def connect(path):
-        opened.append(sqlite3.connect(path, isolation_level=None))
-        return opened[-1]
-
-    yield connect
-    for connection in opened:
-        connection.close()
-
-
 def test_no_upgrade_under_a_server_that_keeps_no_ledger(old_database, directory, outside_of):
     with open(old_database + ".lock", "ab") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -599,14 +619,16 @@ def played(shop, outside, database):
     return shop
 
 
-def test_show(played, directory):
-    assert run("show", "ann", cwd=directory) == (
+@both
+def test_show(played, directory, database):
+    assert run("show", "ann", cwd=directory, LAVKA_DATABASE=database) == (
         0, 'nickname  "ann"\ncredits   475\nitems     %s\n' % CHEAP, "")
-    assert "items     none\n" in run("show", "bob", cwd=directory)[1]
+    assert "items     none\n" in run("show", "bob", cwd=directory, LAVKA_DATABASE=database)[1]
 
 
-def test_history(played, directory):
-    status, out, err = run("history", "ann", cwd=directory)
+@both
+def test_history(played, directory, database):
+    status, out, err = run("history", "ann", cwd=directory, LAVKA_DATABASE=database)
     lines = out.splitlines()
     assert (status, err) == (0, "")
     assert lines[:2] == ["time (UTC)           what        price    credits  item",
@@ -616,10 +638,11 @@ def test_history(played, directory):
         ["sale", "200", "475", "sword"]]
 
 
+@both
 @pytest.mark.parametrize("command", [("show",), ("history",), ("grant", "5")])
-def test_nobody_of_that_name(played, directory, command):
+def test_nobody_of_that_name(played, directory, command, database):
     arguments = [command[0], "no\x1b[31mbody"] + list(command[1:])
-    assert run(*arguments, cwd=directory) == (1, "", 'there is no account "no\\u001b[31mbody"\n')
+    assert run(*arguments, cwd=directory, LAVKA_DATABASE=database) == (1, "", 'there is no account "no\\u001b[31mbody"\n')
 
 
 @pytest.mark.parametrize("damage", ["credits = 'many'", "items = x'00ff'"])
@@ -630,17 +653,19 @@ def test_a_row_that_cannot_be_used(played, outside, directory, damage):
             1, "", 'the row of account "ann" cannot be used; verify tells more\n')
 
 
-def test_a_nickname_is_shown_so_that_it_is_no_command(shop, directory):
+@both
+def test_a_nickname_is_shown_so_that_it_is_no_command(shop, directory, database):
     nickname = "\x1b[31m\n\u202eБоб\"\\ \x9b1m"
     open_account(shop, nickname)
-    status, out, _ = run("show", "--", nickname, cwd=directory, LC_ALL="C.UTF-8")
+    status, out, _ = run("show", "--", nickname, cwd=directory, LAVKA_DATABASE=database, LC_ALL="C.UTF-8")
     assert status == 0 and out.count("\n") == 3
     assert 'nickname  "\\u001b[31m\\u000a\\u202eБоб\\"\\\\ \\u009b1m"\n' in out
 
 
+@both
 def test_a_grant_to_a_player_who_is_logged_in(played, directory, database, outside):
-    assert run("grant", "ann", "100", cwd=directory) == (0, '"ann" has 575 credits now\n', "")
-    assert run("grant", "ann", "-75", cwd=directory) == (0, '"ann" has 500 credits now\n', "")
+    assert run("grant", "ann", "100", cwd=directory, LAVKA_DATABASE=database) == (0, '"ann" has 575 credits now\n', "")
+    assert run("grant", "ann", "-75", cwd=directory, LAVKA_DATABASE=database) == (0, '"ann" has 500 credits now\n', "")
     played.buy(played.account, "sword")
     assert not played.commit()
     assert ledger(outside, "ann")[-3:] == [
@@ -661,23 +686,24 @@ def test_a_grant_whose_output_cannot_be_written_says_that_it_is_done(played, dir
 def test_a_look_that_failed_is_repeated(shop, outside, database):
     account = open_account(shop, credits=0, outside=outside)
     outside.execute("UPDATE account SET credits = 5000")
-    load = shop._load
+    load = shop.storage.load
 
     def fail_once(nickname):
-        shop._load = load
+        shop.storage.load = load
         raise sqlite3.OperationalError("disk I/O error")
 
-    shop._load = fail_once
+    shop.storage.load = fail_once
     assert refused(shop.buy, account, "horse").reason == "not_enough_credits"
     shop.commit()
     shop.buy(account, "horse")
     assert not shop.commit()
 
 
+@both
 @pytest.mark.parametrize("credits", [-476, 2 ** 63 - 475])
-def test_a_grant_that_cannot_be(played, directory, outside, credits):
+def test_a_grant_that_cannot_be(played, directory, outside, credits, database):
     before = rows(outside), ledger(outside, "ann")
-    status, out, err = run("grant", "ann", "%d" % credits, cwd=directory)
+    status, out, err = run("grant", "ann", "%d" % credits, cwd=directory, LAVKA_DATABASE=database)
     assert (status, out, err.count("\n")) == (1, "", 1) and "475 credits" in err
     assert (rows(outside), ledger(outside, "ann")) == before
 
@@ -708,54 +734,59 @@ DAMAGE = [
      'account "ann": it has 999 credits, by the ledger it should have 475'),
     ("UPDATE account SET items = 'horse' WHERE nickname = 'ann'",
      'account "ann": its items are "horse", by the ledger they should be "potion"'),
-    ("UPDATE account SET credits = 'many' WHERE nickname = 'ann'", "it has \"many\" credits"),
-    ("UPDATE account SET items = x'00ff' WHERE nickname = 'ann'", "its items are"),
-    ("UPDATE account SET items = CAST(x'ff' AS TEXT) WHERE nickname = 'ann'", "its items are"),
     ("INSERT INTO account (nickname, credits, items) VALUES ('eve', 7, '')",
      'account "eve": it has no opening in the ledger'),
-    ("DELETE FROM account WHERE nickname = 'ann'", "is of account 1, which is not there"),
     ("DELETE FROM trade WHERE id = 1", "row 2 of the ledger is no opening"),
     ("DELETE FROM trade WHERE id = 2", "row 4 of the ledger sells \"sword\", which was not owned"),
     ("DELETE FROM trade WHERE id = 3", "row 4 of the ledger should have 500 credits, it has 475"),
     ("DELETE FROM trade WHERE id = 4", "it has 475 credits, by the ledger it should have 275"),
     ("UPDATE trade SET price = 1 WHERE id = 2", "row 2 of the ledger should have 499 credits"),
-    ("UPDATE trade SET price = 'x' WHERE id = 2", "row 2 of the ledger is none that the shop writes"),
     ("UPDATE trade SET price = 0 WHERE id = 2", "row 2 of the ledger is none that"),
     ("UPDATE trade SET item = 'potion' WHERE id = 2", 'row 3 of the ledger buys "potion", which was'),
+    ("UPDATE trade SET what = 'gift' WHERE id = 2", "row 2 of the ledger is none that"),
+    ("UPDATE trade SET id = -7 WHERE id = 2", "row -7 of the ledger is no opening"),
+    ("UPDATE trade SET item = 'bow' WHERE id = 2", "its items are"),
+    ("UPDATE trade SET what = 'opening', price = 0 WHERE id = 2",
+     "row 2 of the ledger is another opening"),
+    # The order of the items is part of the account.
+    ("UPDATE account SET items = 'sword,potion' WHERE nickname = 'bob'", 'account "bob": its items'),
+]
+SQLITE_DAMAGE = [       # what PostgreSQL does not take
+    ("UPDATE account SET credits = 'many' WHERE nickname = 'ann'", "it has \"many\" credits"),
+    ("UPDATE account SET items = x'00ff' WHERE nickname = 'ann'", "its items are"),
+    ("UPDATE account SET items = CAST(x'ff' AS TEXT) WHERE nickname = 'ann'", "its items are"),
+    ("DELETE FROM account WHERE nickname = 'ann'", "is of account 1, which is not there"),
+    ("UPDATE trade SET price = 'x' WHERE id = 2", "row 2 of the ledger is none that the shop writes"),
     ("UPDATE trade SET price = 200.5 WHERE id = 2", "row 2 of the ledger is none that"),
     ("UPDATE trade SET item = x'00' WHERE id = 2", "row 2 of the ledger is none that"),
-    ("UPDATE trade SET what = 'gift' WHERE id = 2", "row 2 of the ledger is none that"),
     ("UPDATE trade SET what = x'ff' WHERE id = 2", "row 2 of the ledger is none that"),
     ("UPDATE trade SET time = 'yesterday' WHERE id = 2", "row 2 of the ledger is none that"),
     ("UPDATE account SET nickname = x'ff' WHERE nickname = 'ann'", "its nickname is no text"),
     ("UPDATE account SET credits = '\x1b[31mred' WHERE nickname = 'ann'",
      'it has "\\u001b[31mred" credits'),
-    ("UPDATE trade SET id = -7 WHERE id = 2", "row -7 of the ledger is no opening"),
-    ("UPDATE trade SET item = 'bow' WHERE id = 2", "its items are"),
-    ("UPDATE trade SET what = 'opening', price = 0 WHERE id = 2",
-     "row 2 of the ledger is another opening"),
     ("UPDATE trade SET account_id = 'x' WHERE id = 2", 'is of account "x", which is not there'),
     ("UPDATE trade SET account_id = 1.5 WHERE id = 2", "is of account 1.5, which is not there"),
     ("UPDATE trade SET account_id = 2 WHERE id = 4", "row 4 of the ledger"),
-    # The order of the items is part of the account.
-    ("UPDATE account SET items = 'sword,potion' WHERE nickname = 'bob'", 'account "bob": its items'),
 ]
 
 
-@pytest.mark.parametrize("damage, says", DAMAGE)
-def test_verify_finds(played, outside, directory, damage, says):
-    assert run("verify", cwd=directory) == (0, "accounts: 2, rows of the ledger: 5, problems: 0\n", "")
+@pytest.mark.parametrize("database, damage, says", [
+    (database, damage, says) for damage, says in DAMAGE for database in ("sqlite", "postgresql")]
+    + [("sqlite", damage, says) for damage, says in SQLITE_DAMAGE], indirect=["database"])
+def test_verify_finds(played, outside, directory, damage, says, database):
+    assert run("verify", cwd=directory, LAVKA_DATABASE=database) == (0, "accounts: 2, rows of the ledger: 5, problems: 0\n", "")
     outside.execute(damage)
-    status, out, err = run("verify", cwd=directory)
+    status, out, err = run("verify", cwd=directory, LAVKA_DATABASE=database)
     assert (status, err) == (1, "") and says in out and "rows of the ledger: " in out
     assert out.splitlines()[-1].endswith("problems: %d" % (out.count("\n") - 1))
 
 
-def test_verify_finds_the_order_of_items(played, outside, directory):
+@both
+def test_verify_finds_the_order_of_items(played, outside, directory, database):
     played.buy(played.account, "torch")
     assert not played.commit()
     outside.execute("UPDATE account SET items = 'torch,potion' WHERE nickname = 'ann'")
-    status, out, _ = run("verify", cwd=directory)
+    status, out, _ = run("verify", cwd=directory, LAVKA_DATABASE=database)
     assert status == 1 and '"torch,potion", by the ledger they should be "potion,torch"' in out
 
 
@@ -839,14 +870,14 @@ def test_upgrades_at_the_same_time_are_one(old_database, directory):
 
 def test_an_upgrade_that_another_one_has_done_meanwhile(old_database, monkeypatch):
     """Between its first look and its transaction."""
-    lock = db._lock
+    lock = db.SQLite._take_lock
 
-    def upgrade_and_lock(path):
-        monkeypatch.setattr(db, "_lock", lock)
-        db.create_tables(path)
-        return lock(path)
+    def upgrade_and_lock(storage):
+        monkeypatch.setattr(db.SQLite, "_take_lock", lock)
+        db.create_tables(old_database)
+        return lock(storage)
 
-    monkeypatch.setattr(db, "_lock", upgrade_and_lock)
+    monkeypatch.setattr(db.SQLite, "_take_lock", upgrade_and_lock)
     db.create_tables(old_database)
     audit(old_database)
 

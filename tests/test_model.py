@@ -39,7 +39,7 @@ class Sessions(RuleBasedStateMachine):
 
     def start(self):
         self.ticker = Ticker(self.path)
-        self.ticker.shop._database.execute_sql("PRAGMA busy_timeout = 0")   # fail at once
+        self.ticker.shop.storage.database.execute_sql("PRAGMA busy_timeout = 0")   # fail at once
         self.clients = {}
 
     def outcome(self, client, method, **params):
@@ -101,7 +101,7 @@ class Sessions(RuleBasedStateMachine):
         """From the command line, while the player may be logged in."""
         before, items = self.model.accounts.get(nickname, (0, []))
         if nickname in self.model.accounts and not self.model.broken and before + credits >= 0:
-            db.grant(self.path, io.StringIO(), nickname, credits)
+            db.grant(db.storage_of(self.path), io.StringIO(), nickname, credits)
             self.model.accounts[nickname] = (before + credits, items)
             self.totals[nickname] += credits
 

@@ -669,8 +669,8 @@ def test_replies_leave_after_the_commit(ticker, database):
 def test_a_tick_commits_once_for_all_its_players(ticker, database):
     players = [ticker.client("player %d" % number)[0] for number in range(20)]
     commits = []
-    write = ticker.shop._write
-    ticker.shop._write = lambda accounts: commits.append(len(accounts)) or write(accounts)
+    write = ticker.shop.storage._write
+    ticker.shop.storage._write = lambda accounts: commits.append(len(accounts)) or write(accounts)
     for player in players:
         player.send(request("buy", item=CHEAP) + request("sell", item=CHEAP))
     wait_for(lambda: all(arrived(c) for c in ticker.server.connections), "the requests")

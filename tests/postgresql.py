@@ -1,0 +1,136 @@
+# -*- coding: utf-8 -*-
+"""A PostgreSQL of the tests' own, in a directory that goes with it."""
+from __future__ import unicode_literals
+
+import glob
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+PATIENCE = 60       # seconds for it to start, after a crash as well
+
+
+def find_binaries():
+    """The directory that has initdb and postgres, None if there is none."""
+    places = os.environ["PATH"].split(os.pathsep) + sorted(glob.glob("/usr/lib/postgresql/*/bin"))
+    for place in places:
+        if all(os.access(os.path.join(place, name), os.X_OK) for name in ("initdb", "postgres")):
+            return os.path.dirname(os.path.realpath(os.path.join(place, "postgres")))
+
+
+BINARIES = find_binaries()
+
+
+class Cluster(object):
+    """A running server; `url` has a user, password and port, and takes the name of a database."""
+    PASSWORD = "p/a@s's w%rd"               # what needs care in a URL, and is found in no output
+    QUOTED = "p%2Fa%40s's%20w%25rd"
+
+    def __init__(self, port):
+        self.port = port
+        self.directory = tempfile.mkdtemp("lavka")
+        self.data = os.path.join(self.directory, "data")
+        self.numbers = itertools.count()
+        self.user = None
+        if os.getuid() == 0:                # as whom PostgreSQL refuses to run
+            names = {entry.pw_name for entry in pwd.getpwall()}
+            self.user = pwd.getpwnam("postgres" if "postgres" in names else "nobody")
+            os.chown(self.directory, self.user.pw_uid, self.user.pw_gid)
+        password = os.path.join(self.directory, "password")
+        with open(password, "w") as file:
+            file.write(str(self.PASSWORD) + "\n")
+        os.chmod(password, 0o644)
+        with open(os.devnull, "w") as nowhere:
+            self.run(["initdb", "--no-sync", "--encoding=UTF8", "--locale=C", "--username=lavka",
+                      "--auth=scram-sha-256", "--pwfile=" + password, self.data], nowhere).wait()
+        self.start()
+        self.template = self.create_database()
+        import db
+        db.create_tables(self.url(self.template))
+
+    def run(self, command, output):
+        def become_user():
+            if self.user is not None:
+                os.setgid(self.user.pw_gid)
+                os.setuid(self.user.pw_uid)
+        return subprocess.Popen([os.path.join(BINARIES, command[0])] + command[1:],
+                                stdout=output, stderr=output, cwd=self.directory,
+                                close_fds=True, preexec_fn=become_user)
+
+    def start(self):
+        """Start it, perhaps after a crash, whose last processes may need a moment to end."""
+        deadline = time.time() + PATIENCE
+        with open(os.path.join(self.directory, "log"), "a") as output:
+            while True:
+                self.process = self.run(
+                    ["postgres", "-D", self.data, "-p", "%d" % self.port, "-k", self.directory,
+                     "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=60",
+                     "-c", "max_locks_per_transaction=400", "-c", "log_min_messages=fatal"], output)
+                while self.process.poll() is None:
+                    if self.answers():
+                        return
+                    assert time.time() < deadline, "PostgreSQL does not start"
+                    time.sleep(0.02)
+                assert time.time() < deadline, "PostgreSQL ends at once"
+                time.sleep(0.1)
+
+    def answers(self):
+        import psycopg2
+        try:
+            self.connect("postgres").close()
+            return True
+        except psycopg2.Error:
+            return False
+
+    def connect(self, name):
+        """A connection to a database, in autocommit."""
+        import psycopg2
+        connection = psycopg2.connect(host=str("127.0.0.1"), port=self.port, dbname=str(name),
+                                      user=str("lavka"), password=str(self.PASSWORD))
+        connection.autocommit = True
+        psycopg2.extensions.register_type(psycopg2.extensions.UNICODE, connection)
+        return connection
+
+    def execute(self, sql):
+        connection = self.connect("postgres")
+        connection.cursor().execute(sql)
+        connection.close()
+
+    def create_database(self, template="template0"):
+        """The name of a new one; from `self.template` it has the tables."""
+        name = "shop%d" % next(self.numbers)
+        self.execute("CREATE DATABASE %s TEMPLATE %s" % (name, template))
+        return name
+
+    def url(self, name):
+        return "postgresql://lavka:%s@127.0.0.1:%d/%s" % (self.QUOTED, self.port, name)
+
+    def kill(self):
+        """The whole server, with kill -9."""
+        self.process.kill()
+        self.process.wait()
+
+    def close(self):
+        self.process.send_signal(signal.SIGQUIT)
+        self.process.wait()
+        shutil.rmtree(self.directory)
+
+
+class Outside(object):
+    """Another program's connection, with what the tests use of sqlite3's."""
+
+    def __init__(self, cluster, url):
+        self.connection = cluster.connect(url.rsplit("/", 1)[1])
+
+    def execute(self, sql, parameters=()):
+        cursor = self.connection.cursor()
+        cursor.execute(sql.replace("?", "%s"), parameters or None)
+        return cursor
+
+    def close(self):
+        self.connection.close()
