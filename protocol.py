@@ -151,6 +151,10 @@ class LineReader(object):
                 return line
         return None
 
+    def put_back(self, line):
+        """Have this line be the next one again."""
+        self.lines.append(line)
+
 
 # --- lines to values ------------------------------------------------------------------------
 

@@ -324,9 +324,12 @@ class Server(object):
 
     def notice_end(self, connection):
         """End a login whose peer has closed the connection after what was read last: it may be the
-        same player who comes again, and the end is read in a later tick."""
+        same player who comes again, and the end is read in a later tick. Raises NotYet if there are
+        requests before the end."""
         try:
-            if not connection.lines.lines and not connection.sock.recv(1, socket.MSG_PEEK):
+            if not connection.sock.recv(1, socket.MSG_PEEK):
+                if connection.lines.lines:
+                    raise db.NotYet()
                 self.finish(connection, "closed")
         except socket.error as error:
             self.socket_failed(connection, error)
@@ -352,7 +355,7 @@ class Server(object):
             try:
                 share -= self.answer(connection, line, b"\n")
             except db.NotYet:               # it is the first of this connection in the next tick
-                connection.lines.lines.appendleft(line)
+                connection.lines.put_back(line)
                 break
         if connection.input_ended and not connection.lines.lines:
             self.finish(connection, "closed")
@@ -376,9 +379,12 @@ class Server(object):
                 result = self.methods[method](connection, request.argument)
                 reply = protocol.encode_result(request.id, result)
         except db.NotYet:
-            if request is not None and type(request) is not list:
-                self.requests[request.method] -= 1
-            raise
+            if type(request) is list:
+                raise
+            self.requests[request.method] -= 1
+            if type(message) is bytes:
+                raise
+            reply = self.refuse(connection, request, in_use())  # a batch cannot stop in the middle
         except RpcError as error:
             reply = self.refuse(connection, request, error)
         except db.Refusal as refusal:
@@ -422,7 +428,7 @@ class Server(object):
         if nickname in self.players:
             self.notice_end(self.players[nickname])
         if nickname in self.players:
-            raise ErrorCode.NICKNAME_IN_USE.error("This nickname is in use.")
+            raise in_use()
         account, created = self.shop.login(nickname)
         self.players[nickname] = connection
         connection.account = account
@@ -709,6 +715,10 @@ CATALOG = encode_json([{"name": name, "price": price}
                        for name, price in constants.ITEMS.items()]).encode("ascii")
 DEFECT = ErrorCode.INTERNAL_ERROR.error("The server has a defect; it was logged.")
 STORAGE_FAILED = ErrorCode.STORAGE_FAILED.error("This could not be stored; nothing was changed.")
+
+
+def in_use():
+    return ErrorCode.NICKNAME_IN_USE.error("This nickname is in use.")
 
 
 def peer(connection):

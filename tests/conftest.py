@@ -258,19 +258,32 @@ def database(request, directory):
     return path
 
 
+def connect(database):
+    """Another program's connection to a database, in autocommit."""
+    if "://" in database:
+        return postgresql.Outside(database)
+    return sqlite3.connect(database, isolation_level=None)
+
+
+def hold(connection):
+    """Let nobody else write, until it rolls back or is closed."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("BEGIN IMMEDIATE")
+    else:
+        connection.execute("BEGIN")
+        connection.execute("LOCK TABLE account IN SHARE ROW EXCLUSIVE MODE")
+
+
 @pytest.fixture
-def outside_of(request):
-    """A function that connects to a database as another program does, in autocommit."""
+def outside_of():
+    """`connect`, whose connections are closed after the test."""
     opened = []
 
-    def connect(database):
-        if "://" in database:
-            opened.append(postgresql.Outside(request.getfixturevalue("cluster"), database))
-        else:
-            opened.append(sqlite3.connect(database, isolation_level=None))
+    def connect_and_close(database):
+        opened.append(connect(database))
         return opened[-1]
 
-    yield connect
+    yield connect_and_close
     for connection in opened:
         connection.close()
 

@@ -2,6 +2,7 @@
 """A PostgreSQL of the tests' own, in a directory that goes with it."""
 from __future__ import unicode_literals
 
+import contextlib
 import glob
 import itertools
 import os
@@ -82,24 +83,14 @@ class Cluster(object):
     def answers(self):
         import psycopg2
         try:
-            self.connect("postgres").close()
+            Outside(self.url("postgres")).close()
             return True
         except psycopg2.Error:
             return False
 
-    def connect(self, name):
-        """A connection to a database, in autocommit."""
-        import psycopg2
-        connection = psycopg2.connect(host=str("127.0.0.1"), port=self.port, dbname=str(name),
-                                      user=str("lavka"), password=str(self.PASSWORD))
-        connection.autocommit = True
-        psycopg2.extensions.register_type(psycopg2.extensions.UNICODE, connection)
-        return connection
-
     def execute(self, sql):
-        connection = self.connect("postgres")
-        connection.cursor().execute(sql)
-        connection.close()
+        with contextlib.closing(Outside(self.url("postgres"))) as connection:
+            connection.execute(sql)
 
     def create_database(self, template="template0"):
         """The name of a new one; from `self.template` it has the tables."""
@@ -124,8 +115,11 @@ class Cluster(object):
 class Outside(object):
     """Another program's connection, with what the tests use of sqlite3's."""
 
-    def __init__(self, cluster, url):
-        self.connection = cluster.connect(url.rsplit("/", 1)[1])
+    def __init__(self, url):
+        import psycopg2
+        self.connection = psycopg2.connect(url)
+        self.connection.autocommit = True
+        psycopg2.extensions.register_type(psycopg2.extensions.UNICODE, self.connection)
 
     def execute(self, sql, parameters=()):
         cursor = self.connection.cursor()

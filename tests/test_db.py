@@ -16,7 +16,7 @@ import time
 
 import pexpect
 import pytest
-from conftest import PATIENCE, ROOT, PatientShop, audit, both, environment
+from conftest import PATIENCE, ROOT, PatientShop, audit, both, environment, hold
 
 import db
 from constants import CREDITS_RANGE, ITEMS, MAX_NICKNAME, PAGE_SIZE, WAL_SIZE
@@ -198,11 +198,7 @@ def test_a_commit_without_changes_opens_no_transaction(shop, outside):
 
 
 def lock(outside, shop):
-    if type(shop.storage) is db.SQLite:
-        outside.execute("BEGIN IMMEDIATE")
-    else:
-        outside.execute("BEGIN")
-        outside.execute("LOCK TABLE account IN SHARE ROW EXCLUSIVE MODE")
+    hold(outside)
     return lambda: outside.execute("ROLLBACK")
 
 

@@ -9,10 +9,10 @@ from __future__ import unicode_literals
 import io
 import os
 import shutil
-import sqlite3
 import tempfile
 
-from conftest import Peer, Ticker, audit, reason
+import pytest
+from conftest import Peer, Ticker, audit, connect, hold, reason
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -27,19 +27,25 @@ THINGS = st.sampled_from(["potion", "torch", "horse", "excalibur"])
 
 
 class Sessions(RuleBasedStateMachine):
+    cluster = None              # the PostgreSQL, if it is played on one
+
     @initialize()
     def begin(self):
         self.directory = tempfile.mkdtemp()
-        self.path = os.path.join(self.directory, "lavka.db")
-        db.create_tables(self.path)
+        if self.cluster is None:
+            self.database = os.path.join(self.directory, "lavka.db")
+            db.create_tables(self.database)
+        else:
+            self.database = self.cluster.url(self.cluster.create_database(self.cluster.template))
         self.model = Model()
         self.totals = {}        # nickname -> credits and the prices of the items, for ever
-        self.outside = sqlite3.connect(self.path, isolation_level=None)
+        self.outside = connect(self.database)
         self.start()
 
     def start(self):
-        self.ticker = Ticker(self.path)
-        self.ticker.shop.storage.database.execute_sql("PRAGMA busy_timeout = 0")   # fail at once
+        self.ticker = Ticker(self.database)
+        self.ticker.shop.storage.query(         # fail at once
+            "PRAGMA busy_timeout = 0" if self.cluster is None else "SET lock_timeout = 1")
         self.clients = {}
 
     def outcome(self, client, method, **params):
@@ -101,14 +107,17 @@ class Sessions(RuleBasedStateMachine):
         """From the command line, while the player may be logged in."""
         before, items = self.model.accounts.get(nickname, (0, []))
         if nickname in self.model.accounts and not self.model.broken and before + credits >= 0:
-            db.grant(db.storage_of(self.path), io.StringIO(), nickname, credits)
+            db.grant(db.storage_of(self.database), io.StringIO(), nickname, credits)
             self.model.accounts[nickname] = (before + credits, items)
             self.totals[nickname] += credits
 
     @rule()
     def break_or_repair_the_storage(self):
         self.model.broken = not self.model.broken
-        self.outside.execute("BEGIN IMMEDIATE" if self.model.broken else "ROLLBACK")
+        if self.model.broken:
+            hold(self.outside)
+        else:
+            self.outside.execute("ROLLBACK")
 
     @rule()
     def restart(self):
@@ -131,11 +140,21 @@ class Sessions(RuleBasedStateMachine):
         if hasattr(self, "ticker"):
             self.ticker.close()
             self.outside.close()
-            audit(self.path)
+            audit(self.database)
             shutil.rmtree(self.directory)
 
 
+class SessionsOnPostgreSQL(Sessions):
+    pass
+
+
+@pytest.fixture
+def play_on_postgresql(cluster):
+    SessionsOnPostgreSQL.cluster = cluster
+
+
 TestSessions = Sessions.TestCase
-TestSessions.settings = settings(
+TestSessionsOnPostgreSQL = pytest.mark.usefixtures("play_on_postgresql")(SessionsOnPostgreSQL.TestCase)
+TestSessions.settings = TestSessionsOnPostgreSQL.settings = settings(
     max_examples=int(os.environ.get("LAVKA_TEST_EXAMPLES", 30)), stateful_step_count=40,
     deadline=None, suppress_health_check=list(HealthCheck))

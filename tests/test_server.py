@@ -2,6 +2,7 @@
 """The event loop, tick by tick: real sockets and a real file, scripted errors and a scripted clock."""
 from __future__ import unicode_literals
 
+import contextlib
 import errno
 import json
 import logging
@@ -10,7 +11,7 @@ import socket
 import sqlite3
 
 import pytest
-from conftest import Peer, reason, request, wait_for
+from conftest import Peer, both, connect, hold, reason, request, wait_for
 
 import constants
 import db
@@ -60,19 +61,20 @@ def faulty(connection, **faults):
 
 def locked(database):
     """Hold the database's write lock; returns the connection that holds it."""
-    holder = sqlite3.connect(database, isolation_level=None)
-    holder.execute("BEGIN IMMEDIATE")
+    holder = connect(database)
+    hold(holder)
     return holder
 
 
 def account_of(database, nickname):
-    with sqlite3.connect(database) as connection:
+    with contextlib.closing(connect(database)) as connection:
         return connection.execute("SELECT credits, items FROM account WHERE nickname = ?",
                                   (nickname,)).fetchone()
 
 
 # --- the methods ----------------------------------------------------------------------------------
 
+@both
 def test_a_session(ticker, database):
     bob, connection = ticker.client()
     reply = ticker.call(bob, "login", nickname="bob")
@@ -106,8 +108,9 @@ def test_what_needs_a_login(ticker):
     assert ticker.call(peer, "ping")["result"] == "pong"
 
 
+@both
 def test_refusals_become_replies(ticker, database):
-    with sqlite3.connect(database) as outside:
+    with contextlib.closing(connect(database)) as outside:
         outside.execute("INSERT INTO account (nickname, credits, items) VALUES ('bob', ?, '')",
                         (ITEMS[CHEAP],))
     bob, _ = ticker.client("bob")
@@ -125,6 +128,7 @@ def test_refusals_become_replies(ticker, database):
         assert error["message"].endswith(".")
 
 
+@both
 def test_one_login_per_nickname(ticker):
     first, _ = ticker.client("bob")
     second, _ = ticker.client()
@@ -136,6 +140,7 @@ def test_one_login_per_nickname(ticker):
     assert ticker.call(second, "login", nickname="bob")["result"]["account"]["items"] == [CHEAP]
 
 
+@both
 def test_two_logins_in_one_tick_have_one_winner(ticker):
     peers = [ticker.client()[0] for _ in range(2)]
     for peer in peers:
@@ -144,6 +149,7 @@ def test_two_logins_in_one_tick_have_one_winner(ticker):
     assert sorted("result" in reply for reply in replies) == [False, True]
 
 
+@both
 def test_a_notification_is_carried_out_and_not_answered(ticker, database):
     bob, _ = ticker.client("bob")
     bob.send(b'{"jsonrpc":"2.0","method":"buy","params":["potion"]}\n'
@@ -153,6 +159,7 @@ def test_a_notification_is_carried_out_and_not_answered(ticker, database):
     assert account_of(database, "bob")[1] == CHEAP
 
 
+@both
 def test_a_batch_is_one_line_of_replies(ticker):
     peer, _ = ticker.client()
     replies = ticker.exchange(peer, b'[{"jsonrpc":"2.0","id":"a","method":"login","params":["bob"]},'
@@ -323,9 +330,12 @@ def test_a_tick_looks_for_more_a_few_times_and_only_before_a_commit(ticker, meth
     assert len(asked) > looks           # the others came in the next tick
 
 
+@both
 @pytest.mark.parametrize("unread", [b"", PING, request("buy", item=CHEAP), b'{"half'])
 def test_who_closes_and_connects_again_gets_the_nickname(ticker, unread):
-    """Both come in the same tick, and so does the login."""
+    """Both come in the same tick, and so does the login; PostgreSQL is asked for the account of the
+    one, and then of the other."""
+    ticks = 1 if type(ticker.shop.storage) is db.SQLite else 3
     for _ in range(5):
         peer, connection = ticker.client("bob")
         peer.send(unread)
@@ -333,7 +343,8 @@ def test_who_closes_and_connects_again_gets_the_nickname(ticker, unread):
         again = Peer(ticker.port)
         ticker.peers.append(again)
         again.send(request("login", nickname="bob"))
-        ticker.tick()
+        for _ in range(ticks):
+            ticker.tick()
         assert "result" in again.line()
         again.close()
         ticker.until(lambda: not ticker.server.players)
@@ -445,6 +456,7 @@ def test_a_half_closed_connection_gets_its_replies(ticker):
     assert ticker.server.players == {}
 
 
+@both
 def test_closing_between_request_and_reply(ticker, database):
     peer, connection = ticker.client("bob")
     peer.send(request("buy", item=CHEAP))
@@ -648,6 +660,7 @@ def test_clients_are_accepted_a_bounded_number_in_a_tick(ticker, monkeypatch):
 
 # --- one commit a tick ----------------------------------------------------------------------------
 
+@both
 def test_replies_leave_after_the_commit(ticker, database):
     """While the commit cannot be made, the socket has nothing to read, not even a refusal."""
     bob, connection = ticker.client("bob")
@@ -680,6 +693,7 @@ def test_a_tick_commits_once_for_all_its_players(ticker, database):
         assert len(ticker.replies(player, 2)) == 2
 
 
+@both
 def test_a_failed_commit_fails_what_depends_on_it_and_nothing_else(ticker, database):
     bob, bobs = ticker.client("bob")
     before = account_of(database, "bob")
@@ -706,6 +720,7 @@ def test_a_failed_commit_fails_what_depends_on_it_and_nothing_else(ticker, datab
     holder.close()
 
 
+@both
 def test_logins_and_a_failed_commit(ticker, database):
     ticker.call(ticker.client("known")[0], "logout")
     known, knowns = ticker.client()
@@ -729,6 +744,7 @@ def test_logins_and_a_failed_commit(ticker, database):
     holder.close()
 
 
+@both
 def test_a_login_in_the_tick_of_a_trade_that_fails(ticker, database):
     """Another client logs in with what the first one has not stored yet: both fail."""
     first, firsts = ticker.client("bob")
@@ -754,6 +770,7 @@ def test_a_login_in_the_tick_of_a_trade_that_fails(ticker, database):
     holder.close()
 
 
+@both
 def test_a_failed_login_does_not_end_the_next_one_in_its_tick(ticker, database):
     ticker.call(ticker.client("known")[0], "logout")
     peer, connection = ticker.client()
@@ -777,7 +794,7 @@ UNUSABLE = ["credits = x'ff00'", "items = x'ff00'", "credits = 'many'", "credits
 def test_a_row_that_cannot_be_used_costs_only_its_player(ticker, database, change):
     bob, _ = ticker.client("bob")
     ann, _ = ticker.client("ann")
-    outside = sqlite3.connect(database, isolation_level=None)
+    outside = connect(database)
     outside.execute("UPDATE account SET %s WHERE nickname = 'bob'" % change)
     bob.send(request("buy", item=CHEAP))
     ann.send(request("buy", item=CHEAP))
@@ -791,10 +808,11 @@ def test_a_row_that_cannot_be_used_costs_only_its_player(ticker, database, chang
     outside.close()
 
 
+@both
 def test_credits_beyond_what_can_be_stored(ticker, database):
     bob, _ = ticker.client("bob")
     ticker.call(bob, "logout")
-    with sqlite3.connect(database) as connection:
+    with contextlib.closing(connect(database)) as connection:
         connection.execute("UPDATE account SET items = 'sword', credits = ?",
                            (constants.MAX_CREDITS - ITEMS["sword"] + 1,))
     ticker.call(bob, "login", nickname="bob")
@@ -803,9 +821,11 @@ def test_credits_beyond_what_can_be_stored(ticker, database):
     assert "result" in ticker.call(bob, "sell", item="sword")
 
 
+@both
 def test_a_row_deleted_from_outside_ends_the_login(ticker, database):
     bob, _ = ticker.client("bob")
-    with sqlite3.connect(database) as connection:
+    with contextlib.closing(connect(database)) as connection:
+        connection.execute("DELETE FROM trade")
         connection.execute("DELETE FROM account")
     assert reason(ticker.call(bob, "buy", item=CHEAP)) == "storage_failed"
     assert reason(ticker.call(bob, "buy", item=CHEAP)) == "not_logged_in"
@@ -813,15 +833,17 @@ def test_a_row_deleted_from_outside_ends_the_login(ticker, database):
     assert ticker.call(bob, "login", nickname="bob")["result"]["created"] is True
 
 
+@both
 def test_what_changed_outside_counts_from_the_next_request_on(ticker, database):
     bob, _ = ticker.client("bob")
     for credits in (99, 77):
-        with sqlite3.connect(database) as connection:
+        with contextlib.closing(connect(database)) as connection:
             connection.execute("UPDATE account SET credits = ?, items = 'bow'", (credits,))
         account = ticker.call(bob, "buy", item=CHEAP)["result"]["account"]
         assert account["items"] == ["bow", CHEAP] and account["credits"] == credits - ITEMS[CHEAP]
 
 
+@both
 def test_a_row_changed_from_outside_in_a_tick_fails_one_player_once(ticker, database):
     bob, _ = ticker.client("bob")
     ann, _ = ticker.client("ann")
@@ -830,7 +852,7 @@ def test_a_row_changed_from_outside_in_a_tick_fails_one_player_once(ticker, data
     def change_and_commit():
         if ticker.shop._unsaved:
             ticker.shop.commit = commit
-            with sqlite3.connect(database) as connection:
+            with contextlib.closing(connect(database)) as connection:
                 connection.execute("UPDATE account SET credits = 99, items = 'bow' "
                                    "WHERE nickname = 'bob'")
         return commit()
@@ -933,6 +955,7 @@ def test_every_method_of_the_table_is_served(ticker):
 
 # --- statistics -----------------------------------------------------------------------------------
 
+@both
 def test_stats(ticker):
     before = ticker.call(ticker.client()[0], "stats")["result"]
     assert before == {
@@ -1076,13 +1099,15 @@ def test_why_a_connection_without_a_login_ended(make_ticker, lines):
     assert lines() == ["closed why=no_login peer=127.0.0.1:N"]
 
 
+@both
 def test_a_login_that_could_not_be_stored(ticker, database, lines, monkeypatch):
     monkeypatch.setattr(db, "CALM_SECONDS", 0)
     holder = locked(database)
     peer, _ = ticker.client()
     assert reason(ticker.call(peer, "login", nickname="bob")) == "storage_failed"
     assert lines() == [
-        'storage_failed error="database is locked"',
+        'storage_failed error="%s"' % ("database is locked" if type(holder) is sqlite3.Connection
+                                       else "canceling statement due to lock timeout"),
         'refused reason=storage_failed method=login param="bob" nickname="bob" peer=127.0.0.1:N']
     peer.send(request("login", nickname="bob") + request("logout"))
     ticker.replies(peer, 2)
