@@ -793,10 +793,12 @@ class PostgreSQL(object):
             raise ConnectionLost()
 
     def listen(self):
-        try:
-            self.database.connection().poll()
-        except self._driver.Error as error:
-            self._lose(error)
+        """See why the socket is readable."""
+        if not self.is_lost:
+            try:
+                self.database.connection().poll()
+            except self._driver.Error as error:
+                self._lose(error)
 
     def _run(self, sql, *parameters):
         """Execute a statement of the server's."""
@@ -812,7 +814,7 @@ class PostgreSQL(object):
     def _lose(self, error):
         """Give up the connection, and with it every nickname."""
         if not self.is_lost:
-            log.error("database_lost error=%s", quoted(_said(error)))
+            log.error("storage_lost error=%s", quoted(_said(error)))
             self.is_lost = True
             self._is_told = False
             self.database.close()
@@ -832,7 +834,7 @@ class PostgreSQL(object):
                 self._pause = min(2 * self._pause, RETRY_SECONDS[1])
             else:
                 self.is_lost = False
-                log.warning("database_found")
+                log.warning("storage_found")
 
     # --- for the commands -----------------------------------------------------------------------
 

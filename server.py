@@ -543,9 +543,10 @@ class Server(object):
         """Close the connections of all players, who may be logged in elsewhere by now. Those whose
         changes may have been stored, or not, are told neither."""
         lost = set(self.players.values()) | {entry[0] for entry in self.staged if entry[4]}
-        for connection in lost:
-            self.finish(connection, "database_lost")
         self.staged = [entry for entry in self.staged if entry[0] not in lost]
+        for connection in lost:
+            self.finish(connection, "storage_lost")
+            self.settle(connection)
 
     def release(self, failed):
         """Let this tick's replies go, now that it is committed but for the `failed` accounts."""

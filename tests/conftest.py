@@ -143,7 +143,10 @@ class Program(object):
 
     def __init__(self, directory, *arguments, **options):
         self.database = options.get("database") or os.path.join(directory, "lavka.db")
-        self.log_path = os.path.join(directory, options.get("log", "server.log"))
+        port = free_port()
+        # A server that shares its database may share the directory, too.
+        self.log_path = os.path.join(
+            directory, "server %d.log" % port if "database" in options else "server.log")
         python = options.get("python", sys.executable)
         if "database" not in options and not os.path.exists(self.database):
             db.create_tables(self.database)
@@ -151,7 +154,7 @@ class Program(object):
             begin = log.tell()
             self.process = subprocess.Popen(
                 options.get("wrapper", [])
-                + [python, os.path.join(ROOT, "server.py"), "--port", str(free_port()),
+                + [python, os.path.join(ROOT, "server.py"), "--port", str(port),
                    "--database", self.database] + list(arguments),
                 stderr=log, env=environment(), close_fds=True)
         line = wait_for(lambda: self.listening(begin), "the server to listen")

@@ -2,6 +2,7 @@
 """A PostgreSQL of the tests' own, in a directory that goes with it."""
 from __future__ import unicode_literals
 
+import atexit
 import contextlib
 import glob
 import itertools
@@ -37,6 +38,7 @@ class Cluster(object):
         self.directory = tempfile.mkdtemp("lavka")
         self.data = os.path.join(self.directory, "data")
         self.numbers = itertools.count()
+        atexit.register(self.close)         # whatever happens
         self.user = None
         if os.getuid() == 0:                # as whom PostgreSQL refuses to run
             names = {entry.pw_name for entry in pwd.getpwall()}
@@ -107,9 +109,10 @@ class Cluster(object):
         self.process.wait()
 
     def close(self):
-        self.process.send_signal(signal.SIGQUIT)
-        self.process.wait()
-        shutil.rmtree(self.directory)
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGQUIT)
+            self.process.wait()
+        shutil.rmtree(self.directory, ignore_errors=True)
 
 
 class Outside(object):

@@ -27,6 +27,23 @@ def test_a_short_round_of(start, fault, size):
     fault(start, random.Random(1), size)
 
 
+@pytest.mark.parametrize("fault, size", [
+    (torture.kill_a_server, 4), (torture.kill_the_database, 2), (torture.cut_a_connection, 4),
+    (torture.race, 300)])
+def test_a_short_round_on_several_servers_of(cluster, directory, fault, size):
+    programs = []
+    database = cluster.url(cluster.create_database(cluster.template))
+    start = torture.starter(directory, programs, database=database)
+    try:
+        fault(start, random.Random(1), size, cluster)
+    finally:
+        for program in programs:
+            program.kill()
+    audit(programs[0].database)
+    for program in programs:
+        assert "Traceback" not in program.log()
+
+
 def limit(program, name, number):
     """Set a soft limit of the running server; see prlimit(1)."""
     subprocess.check_call(["prlimit", "--pid", str(program.process.pid),

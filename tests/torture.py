@@ -10,6 +10,7 @@ from __future__ import division, print_function, unicode_literals
 
 import argparse
 import collections
+import contextlib
 import json
 import os
 import random
@@ -24,9 +25,11 @@ import sys
 import tempfile
 import time
 
-from conftest import PATIENCE, Peer, Program, audit, reason, request, wait_for
+from conftest import (PATIENCE, WHY_NO_POSTGRESQL, Peer, Program, audit, connect, free_port, reason,
+                      request, wait_for)
 from model import Model
 
+import postgresql
 import protocol
 from constants import (CREDITS_RANGE, HIGH_WATER, ITEMS, MAX_BATCH, MAX_LINE,
                        REQUESTS_PER_LOOK)
@@ -63,7 +66,7 @@ class Trader(object):
         """Log in; what was in doubt has happened up to some point, and nothing else has."""
         self.peer = Peer(port)
         self.received = b""
-        account = self.peer.call("login", nickname=self.nickname)["result"]["account"]
+        account = wait_for(self.ask_for_login, "a login of " + self.nickname)["account"]
         state = account["credits"], account["items"]
         if self.state is None:
             self.total = state[0] + sum(ITEMS[item] for item in state[1])
@@ -71,6 +74,13 @@ class Trader(object):
         expect(state in possible, self.nickname, "has", state, "on file, possible are", possible)
         self.state = state
         self.pending.clear()
+
+    def ask_for_login(self):
+        """The result; None while another server may not have noticed that the player left it, or
+        this one has no database."""
+        reply = self.peer.call("login", nickname=self.nickname)
+        expect("result" in reply or reason(reply) in ("nickname_in_use", "storage_failed"), reply)
+        return reply.get("result")
 
     def trade(self, most=1):
         """Send up to `most` requests at once."""
@@ -113,6 +123,15 @@ class Trader(object):
             expect(after[0] + sum(ITEMS[item] for item in after[1]) == self.total)
             self.state = after
         return len(lines) if data else None
+
+    def leave(self):
+        """Take what was on its way, up to the end of the connection; returns how many answers."""
+        self.peer.sock.settimeout(PATIENCE)
+        answers = 0
+        for taken in iter(self.take, None):
+            answers += taken
+        self.peer.close()
+        return answers
 
     def trade_and_wait(self):
         """Send one request and take its answer."""
@@ -160,13 +179,7 @@ def kill_rounds(start, rng, rounds):
         if rng.random() < 0.5:
             select.select([newcomers[0].sock], [], [], PATIENCE)
         program.kill()
-        for trader in traders:              # what was on its way is acknowledged, too
-            while True:
-                taken = trader.take()
-                if taken is None:
-                    break
-                answers += taken
-            trader.peer.close()
+        answers += sum(trader.leave() for trader in traders)    # what was on its way, too
         with sqlite3.connect(program.database) as connection:
             expect(connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)], "integrity")
             for newcomer in newcomers:
@@ -502,6 +515,125 @@ def vanish(start, rng, peers):
     return {"vanished": peers, "freed after s": round(seconds, 1)}
 
 
+# --- several servers on one PostgreSQL --------------------------------------------------------------
+# These take the cluster, too; each server that they start is on the same database of it.
+
+def log_in_anywhere(traders, servers, rng):
+    for trader in traders:
+        trader.server = rng.choice(servers)
+        trader.log_in(trader.server.port)
+
+
+def kill_a_server(start, rng, rounds, cluster):
+    """kill -9 of one of three servers under load: its players go on at the others at once, with
+    what was acknowledged; the others' players notice nothing."""
+    servers = [start() for _ in range(3)]
+    traders = [Trader("trader %d" % number, rng) for number in range(20)]
+    log_in_anywhere(traders, servers, rng)
+    answers = 0
+    for _ in range(rounds):
+        answers += drive(traders, rng.uniform(0, 0.3), rng.choice([1, 1, 4, 16]))
+        victim = servers.pop(rng.randrange(3))
+        victim.kill()
+        moving = [trader for trader in traders if trader.server is victim]
+        answers += sum(trader.leave() for trader in moving)
+        log_in_anywhere(moving, servers, rng)
+        answers += drive(traders, 0.05, 1)
+        servers.append(start())
+    return {"kills": rounds, "acknowledged": answers}
+
+
+def lose_the_database(traders, servers, rng, restore):
+    """All players of these servers are disconnected; the servers go on without a database, and
+    with it when it is back. Returns the number of answers."""
+    answers = sum(trader.leave() for trader in traders)
+    peers = [Peer(server.port) for server in servers]
+    for peer in peers:
+        expect(peer.call("ping")["result"] == "pong", "no pong")
+    restore()
+    for peer in peers:
+        peer.close()
+    log_in_anywhere(traders, servers, rng)
+    return answers
+
+
+def kill_the_database(start, rng, rounds, cluster):
+    """kill -9 and restart of PostgreSQL under load."""
+    servers = [start() for _ in range(2)]
+    traders = [Trader("trader %d" % number, rng) for number in range(20)]
+    log_in_anywhere(traders, servers, rng)
+    answers = 0
+    for _ in range(rounds):
+        answers += drive(traders, rng.uniform(0, 0.3), rng.choice([1, 1, 4, 16]))
+        cluster.kill()
+
+        def restore():
+            for server in servers:
+                peer = Peer(server.port)
+                expect(reason(peer.call("login", nickname="newcomer")) == "storage_failed")
+                peer.close()
+            cluster.start()
+
+        answers += lose_the_database(traders, servers, rng, restore)
+    for server in servers:
+        expect(server.log().count("storage_lost error=") == rounds, "it was lost", rounds, "times")
+        expect("storage_works" not in server.log() and "Traceback" not in server.log(), "a defect")
+    return {"kills of PostgreSQL": rounds, "acknowledged": answers}
+
+
+def cut_a_connection(start, rng, rounds, cluster):
+    """One server's session is terminated, under load or idle: its players are disconnected."""
+    servers = [start() for _ in range(2)]
+    traders = [Trader("trader %d" % number, rng) for number in range(20)]
+    log_in_anywhere(traders, servers, rng)
+    answers = 0
+    with contextlib.closing(connect(servers[0].database)) as outside:
+        for _ in range(rounds):
+            if rng.random() < 0.7:
+                answers += drive(traders, rng.uniform(0, 0.2), rng.choice([1, 1, 4, 16]))
+            before = [server.log().count("storage_lost error=") for server in servers]
+            outside.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE "
+                            "application_name = 'lavka' AND datname = current_database() "
+                            "ORDER BY random() LIMIT 1")
+            lost, = wait_for(
+                lambda: [server for server, number in zip(servers, before)
+                         if server.log().count("storage_lost error=") > number], "a server to notice")
+            answers += lose_the_database([trader for trader in traders if trader.server is lost],
+                                         [lost], rng, lambda: None)
+    return {"cuts": rounds, "acknowledged": answers}
+
+
+def race(start, rng, races, cluster):
+    """Two servers are asked for the same nickname at the same moment: one of them gives it."""
+    servers = [start() for _ in range(2)]
+    peers = [Peer(server.port) for server in servers]
+    won = [0, 0]
+    for _ in range(races):
+        login = request("login", nickname="racer %d" % rng.randrange(races))
+        for peer in rng.sample(peers, 2):
+            peer.send(login)
+        replies = [peer.line() for peer in peers]
+        winners = [number for number in range(2) if "result" in replies[number]]
+        expect(len(winners) == 1, "winners:", winners, replies)
+        winner, loser = winners[0], 1 - winners[0]
+        expect(reason(replies[loser]) == "nickname_in_use", replies[loser])
+        won[winner] += 1
+        if rng.random() < 0.5:
+            peers[winner].call(rng.choice(["buy", "sell"]), item=rng.choice(THINGS))
+        if rng.random() < 0.9:
+            expect(peers[winner].call("logout")["result"] is True, "no logout")
+            continue
+        rng.choice([peers[winner].close, peers[winner].reset])()
+        peers[winner] = Peer(servers[winner].port)
+    with contextlib.closing(connect(servers[0].database)) as outside:
+        wait_for(lambda: outside.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+                                         ).fetchone() == (0,), "all nicknames to be free")
+    expect(min(won) > 0 or races < 100, "one server won all races", won)
+    return {"races": races, "won by the first": won[0]}
+
+
+CLUSTER_FAULTS = {kill_a_server, kill_the_database, cut_a_connection, race}
+
 FAULTS = collections.OrderedDict([      # name -> (function, size of one round, rounds or None)
     ("churn", (churn, 100000, 1)),
     ("flood", (flood, 100000, 1)),
@@ -510,10 +642,23 @@ FAULTS = collections.OrderedDict([      # name -> (function, size of one round, 
     ("stop", (stop_under_load, 500, 5)),
     ("kill", (kill_rounds, 10, None)),
     ("fuzz", (fuzz_sessions, 100, None)),
+    ("race", (race, 10000, 1)),
+    ("kill-one", (kill_a_server, 10, None)),
+    ("kill-postgresql", (kill_the_database, 5, None)),
+    ("cut", (cut_a_connection, 10, None)),
 ])
 
 
+def starter(directory, programs, **options):
+    """A function that starts a server and appends it to the programs."""
+    def start(*arguments):
+        programs.append(Program(directory, *arguments, **options))
+        return programs[-1]
+    return start
+
+
 def main():
+    """Run the faults; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=1800,
                         help="for the rounds that have no end of their own (default: %(default)s)")
@@ -522,10 +667,14 @@ def main():
     options = parser.parse_args()
     endless = [name for name in options.only if FAULTS[name][2] is None]
     print("seed %d, Python %s" % (options.seed, sys.version.split()[0]))
+    cluster = None                      # the PostgreSQL, started when the first one needs it
     for name in options.only:
         fault, size, rounds = FAULTS[name]
         if fault is vanish and os.geteuid():
             print("vanish     left out: making network namespaces with ip(8) takes root")
+            continue
+        if fault in CLUSTER_FAULTS and WHY_NO_POSTGRESQL:
+            print("%-10s left out: %s" % (name, WHY_NO_POSTGRESQL))
             continue
         total = collections.OrderedDict()
         begin = time.time()
@@ -535,12 +684,14 @@ def main():
             directory = tempfile.mkdtemp()
             programs = []
 
-            def start(*arguments):
-                programs.append(Program(directory, *arguments))
-                return programs[-1]
-
             try:
-                counted = fault(start, random.Random(seed), size)
+                if fault in CLUSTER_FAULTS:
+                    cluster = cluster or postgresql.Cluster(free_port())
+                    database = cluster.url(cluster.create_database(cluster.template))
+                    start = starter(directory, programs, database=database)
+                    counted = fault(start, random.Random(seed), size, cluster)
+                else:
+                    counted = fault(starter(directory, programs), random.Random(seed), size)
                 for program in programs:
                     program.kill()
                 audit(programs[-1].database)
