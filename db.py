@@ -33,6 +33,7 @@ import operator
 import os
 import random
 import re
+import select
 import socket
 import sqlite3
 import subprocess
@@ -42,7 +43,7 @@ import time
 
 import peewee
 
-from constants import (BUSY_SECONDS, CALM_SECONDS, CONNECT_SECONDS, CREDITS_RANGE, DATABASE, ITEMS,
+from constants import (ANSWER_SECONDS, BUSY_SECONDS, CALM_SECONDS, CONNECT_SECONDS, CREDITS_RANGE, DATABASE, ITEMS,
                        KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES,
                        MAX_CLIENTS, MAX_CREDITS, PAGE_SIZE, RETRY_SECONDS, TOOL_SECONDS,
                        USER_TIMEOUT_SECONDS, WAL_SIZE)
@@ -457,7 +458,7 @@ class SQLite(object):
     def finish(self):
         pass
 
-    def reconnect(self):
+    def reconnect(self, now):
         pass
 
     # --- for the commands -----------------------------------------------------------------------
@@ -644,12 +645,12 @@ class PostgreSQL(object):
     MOMENT = "to_char(to_timestamp(time) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')"
 
     # Of each session; those that a server is too old for are left out. No timeout but that for a
-    # lock: a commit that waits for a replica and is cancelled says that it has succeeded. The others
-    # let the database notice that a server's machine has vanished, and free its nicknames.
+    # lock: a commit that waits for a replica and is cancelled says that it has succeeded. The last
+    # ones let the database notice that a server's machine has vanished, and free its nicknames.
     SETTINGS = [
-        ("lock_timeout", "%d" % (1000 * BUSY_SECONDS)), ("statement_timeout", "0"),
-        ("transaction_timeout", "0"), ("idle_session_timeout", "0"),
+        ("statement_timeout", "0"), ("transaction_timeout", "0"), ("idle_session_timeout", "0"),
         ("default_transaction_isolation", "read committed"),
+        ("default_transaction_read_only", "off"),
         ("tcp_keepalives_idle", "%d" % KEEPALIVE_IDLE_SECONDS),
         ("tcp_keepalives_interval", "%d" % KEEPALIVE_INTERVAL_SECONDS),
         ("tcp_keepalives_count", "%d" % KEEPALIVE_PROBES),
@@ -670,6 +671,8 @@ class PostgreSQL(object):
         self._is_told = True            # whether `finish` has told of it
         self._retry_at = 0              # the time of the next attempt to connect
         self._pause = RETRY_SECONDS[0]  # before the one after it
+        self._lock_seconds = TOOL_SECONDS
+        self._answer_seconds = None     # the most that a statement may take
         self._ticks = 0
         self._wanted = set()            # nicknames
         self._at_hand = {}              # nickname -> row, None, IN_USE or UNREAD; of this tick
@@ -680,7 +683,8 @@ class PostgreSQL(object):
 
     def serve(self):
         """Connect as a server."""
-        self._connect()
+        self._lock_seconds, self._answer_seconds = BUSY_SECONDS, ANSWER_SECONDS
+        self._open(TABLES)
         room, = self.query("SELECT current_setting('max_locks_per_transaction')::bigint * "
                            "(current_setting('max_connections')::bigint "
                            "+ current_setting('max_prepared_transactions')::bigint)").fetchone()
@@ -698,11 +702,8 @@ class PostgreSQL(object):
         server has the nickname."""
         if self.is_lost:
             raise peewee.OperationalError("there is no connection")
-        try:
-            row = self._at_hand[nickname]
-        except KeyError:
-            self._wanted.add(nickname)
-            raise NotYet()
+        self.need([nickname])
+        row = self._at_hand[nickname]
         if row is self.IN_USE:
             raise Refusal("nickname_in_use", "This nickname is in use.")
         if row is self.UNREAD:
@@ -796,7 +797,7 @@ class PostgreSQL(object):
         """See why the socket is readable."""
         if not self.is_lost:
             try:
-                self.database.connection().poll()
+                self._connection.poll()
             except self._driver.Error as error:
                 self._lose(error)
 
@@ -805,9 +806,9 @@ class PostgreSQL(object):
         if self.is_lost:
             raise peewee.OperationalError("there is no connection")
         try:
-            return self.database.execute_sql(sql, parameters)
+            return self._execute(sql, parameters)
         except peewee.PeeweeException as error:
-            if self.database.connection().closed:
+            if self._connection.closed:
                 self._lose(error)
             raise
 
@@ -819,18 +820,21 @@ class PostgreSQL(object):
             self._is_told = False
             self.database.close()
             self.socket = None
-            self._retry_at = time.time()
+            self._retry_at = 0
             self._pause = RETRY_SECONDS[0]
             for nicknames in (self._wanted, self._at_hand, self._kept, self._released):
                 nicknames.clear()
 
-    def reconnect(self):
-        if self.is_lost and time.time() >= self._retry_at:
+    def reconnect(self, now):
+        """Try to connect again, if it is time; `now` is in seconds."""
+        if self.is_lost and now >= self._retry_at:
+            begin = time.time()
             try:
                 self._connect()
             except CannotOpen as error:
                 log.error("no_database error=%s", quoted("%s" % error))
-                self._retry_at = time.time() + self._pause
+                took = min(time.time() - begin, RETRY_SECONDS[1])       # nobody is served meanwhile
+                self._retry_at = now + max(2 * took, self._pause)
                 self._pause = min(2 * self._pause, RETRY_SECONDS[1])
             else:
                 self.is_lost = False
@@ -842,9 +846,11 @@ class PostgreSQL(object):
         self._connect()
         try:
             with self.database.bind_ctx(TABLES), self.database.atomic():
-                # Two who create them at once would be in each other's way.
+                # Two who create them at once would be in each other's way; and who creates what is
+                # there already would be in the servers' way.
                 self.query("SELECT pg_advisory_xact_lock(hashtextextended('', 0))")
-                self.database.create_tables(TABLES)
+                if not all(model.table_exists() for model in TABLES):
+                    self.database.create_tables(TABLES)
                 _check_schema(self.database, self.name, TABLES)
         except _STORAGE_ERRORS as error:
             raise CannotOpen("cannot create the tables in %s: %s" % (self.name, _said(error)))
@@ -867,7 +873,7 @@ class PostgreSQL(object):
 
     def query(self, sql, *parameters):
         """The rows of a SELECT."""
-        return self.database.execute_sql(sql.replace("?", "%s"), parameters)
+        return self._execute(sql.replace("?", "%s"), parameters)
 
     def stream(self, sql):
         """The rows of a SELECT after `begin_reading`, one after the other, however many."""
@@ -887,21 +893,51 @@ class PostgreSQL(object):
 
     def copy_to(self, path, progress):
         """Have pg_dump write a copy of one state to a file, for pg_restore."""
-        parameters = dict(self._parameters)
-        variables = dict(os.environ, PGPASSWORD=parameters.pop("password", ""))
-        if not variables["PGPASSWORD"]:
-            del variables["PGPASSWORD"]         # there may be a password file
+        parameters, variables = dict(self._parameters), dict(os.environ)
+        if "password" in parameters:            # which everybody could read in a command line
+            variables["PGPASSWORD"] = parameters.pop("password")
         command = ["pg_dump", "--format=custom", "--no-password", "--file", path, "--dbname",
                    self._driver.extensions.make_dsn(**parameters)]
         try:
             process = subprocess.Popen(command, env=variables, stderr=subprocess.PIPE)
         except EnvironmentError:
             raise CommandFailed("a backup of a PostgreSQL database needs pg_dump, which is not here")
-        said = process.communicate()[1].decode("utf-8", "replace").strip()
+        try:
+            said = process.communicate()[1].decode("utf-8", "replace").strip()
+        except KeyboardInterrupt:
+            process.kill()
+            process.wait()
+            raise
         if process.returncode:
             raise CommandFailed(printable(said.split("\n")[0]) or "pg_dump failed")
 
     # --- the connection -------------------------------------------------------------------------
+
+    def _execute(self, sql, parameters):
+        try:
+            return self.database.execute_sql(sql, parameters)
+        except self._driver.Error as error:     # one that peewee does not know; 2.7: QueryCanceled
+            raise peewee.OperationalError(*error.args)
+
+    def _wait(self, connection):
+        """Wait for an answer, for the driver: in libpq, signals would have to wait, too."""
+        poller = select.poll()                  # select has no descriptors over 1023
+        events = {self._driver.extensions.POLL_READ: select.POLLIN,
+                  self._driver.extensions.POLL_WRITE: select.POLLOUT}
+        while True:
+            state = connection.poll()
+            if state == self._driver.extensions.POLL_OK:
+                return
+            poller.register(connection.fileno(), events[state])
+            try:
+                answer = poller.poll(self._answer_seconds and 1000 * self._answer_seconds)
+            except select.error as error:       # 2.7: after a signal
+                if error.args[0] != errno.EINTR:
+                    raise
+            else:
+                if not answer:                  # the driver ends the connection
+                    raise self._driver.OperationalError(
+                        "PostgreSQL has not answered for %s s" % self._answer_seconds)
 
     def _open(self, models):
         """Connect to a database that has the tables of the models. Raises CannotOpen."""
@@ -917,51 +953,49 @@ class PostgreSQL(object):
         parameters = dict(self._parameters)
         parameters.setdefault("connect_timeout", CONNECT_SECONDS)
         parameters.setdefault("fallback_application_name", "lavka")
-        # Connecting is for us to do: the nicknames go with a connection.
         self.database = peewee.PostgresqlDatabase(parameters.pop("dbname", ""), encoding="utf8",
-                                                  autoconnect=False, **parameters)
+                                                  **parameters)
+        extensions = self._driver.extensions
+        extensions.set_wait_callback(None)      # libpq itself keeps to connect_timeout
         try:
             self.database.connect()
-            connection = self.database.connection()
+            self._connection = self.database.connection()
+            extensions.set_wait_callback(self._wait)
             if sys.version_info[0] < 3:         # 2.7: or numbers would be long, not int
-                connection_types = self._driver.extensions
-                connection_types.register_type(connection_types.new_type(
-                    (20,), str("BIGINT"), lambda text, cursor: text and int(text)), connection)
+                extensions.register_type(extensions.new_type(
+                    (20,), str("BIGINT"), lambda text, cursor: text and int(text)), self._connection)
             self.query("SELECT set_config(name, value, false) FROM pg_settings JOIN "
                        "unnest(?::text[], ?::text[]) AS wanted (name, value) USING (name)",
-                       *_columns(self.SETTINGS, 2))
+                       *_columns(self.SETTINGS
+                                 + [("lock_timeout", "%d" % (1000 * self._lock_seconds))], 2))
             # It waits for the log, and for the replicas that synchronous_standby_names has; only
             # remote_apply waits for more.
             self.query("SELECT set_config('synchronous_commit', 'on', false) "
                        "WHERE current_setting('synchronous_commit') != 'remote_apply'")
-            version, encoding, is_replica = self.query(
+            version, encoding, is_replica, is_durable = self.query(
                 "SELECT current_setting('server_version'), current_setting('server_encoding'), "
-                "pg_is_in_recovery()").fetchone()
-            settings = dict(self.query(
-                "SELECT name, setting FROM pg_settings WHERE name IN "
-                "('fsync', 'full_page_writes', 'synchronous_commit')").fetchall())
+                "pg_is_in_recovery(), current_setting('fsync') = 'on' "
+                "AND current_setting('full_page_writes') = 'on' "
+                "AND current_setting('synchronous_commit') IN ('on', 'remote_apply')").fetchone()
         except peewee.PeeweeException as error:
             self.database.close()
             raise CannotOpen("cannot open the database %s: %s" % (self.name, _said(error)))
-        why = None
-        if is_replica:
-            why = "is a replica, which cannot be written to"
-        elif encoding != "UTF8":
-            why = "has the encoding %s, it has to be UTF8" % encoding
-        elif settings.pop("synchronous_commit") not in ("on", "remote_apply") \
-                or set(settings.values()) != {"on"}:
-            why = "cannot be made durable: fsync, full_page_writes and synchronous_commit " \
-                  "have to be on"
-        if why:
-            self.database.close()
-            raise CannotOpen("the database %s %s" % (self.name, why))
+        for is_wrong, why in [
+                (self._connection.server_version < 110000, "needs PostgreSQL 11 or a later one"),
+                (is_replica, "is a replica, which cannot be written to"),
+                (encoding != "UTF8", "has the encoding %s, it has to be UTF8" % encoding),
+                (not is_durable, "cannot be made durable: fsync, full_page_writes and "
+                                 "synchronous_commit have to be on")]:
+            if is_wrong:
+                self.database.close()
+                raise CannotOpen("the database %s %s" % (self.name, why))
         self.engine = "PostgreSQL " + version.split()[0]
-        self.socket = socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM)
+        self.socket = socket.fromfd(self._connection.fileno(), socket.AF_INET, socket.SOCK_STREAM)
 
 
 # A URL's password, user and host end where libpq thinks they do; where people might think otherwise,
 # it is refused, or a part of a password would be taken for a host and be told to everyone.
-_URL = re.compile("[A-Za-z][A-Za-z0-9+.-]*://")
+_URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*:/")
 _POSTGRESQL_URL = re.compile(r"postgres(ql)?://([^@/?#]*@)?[^@#]*$")
 
 
@@ -973,6 +1007,7 @@ def _read_url(url, driver):
     if _POSTGRESQL_URL.match(url):
         try:
             parameters = driver.extensions.parse_dsn(url)
+            "".join(parameters.values())        # 2.7: fails for more than ASCII, as the driver would
         except (driver.Error, UnicodeError):    # whose text may have a part of the password
             pass
     if parameters is None or not re.match("[0-9,]*$", parameters.get("port", "")):
@@ -1279,6 +1314,13 @@ def quoted(text):
     return '"%s"' % printable(text.replace("\\", "\\\\").replace('"', '\\"'))
 
 
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors have no URL in them, which may have a password."""
+
+    def error(self, message):
+        super(Parser, self).error(re.sub(r":/\S+", ":/...", message))
+
+
 def add_database_option(parser):
     """The option that the server has too."""
     parser.add_argument("--database", metavar="DATABASE", type=path_name,
@@ -1329,10 +1371,10 @@ COMMANDS = [        # each with its arguments
 
 def main(arguments=None):
     """Carry out a command; returns the exit status."""
-    common = argparse.ArgumentParser(add_help=False)
+    common = Parser(add_help=False)
     add_database_option(common)
     options, rest = common.parse_known_args(arguments)      # where it stands is no matter
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         parents=[common], description="Create the shop's tables, or look after its accounts. Every "
         "command may be used while a server runs on them.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")

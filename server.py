@@ -13,7 +13,6 @@ import signal
 if __name__ == "__main__":      # Ctrl-C is quiet from the first moment; `main` makes it graceful
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-import argparse
 import errno
 import itertools
 import logging
@@ -154,6 +153,7 @@ class Server(object):
         self.methods = {"login": self.login, "ping": self.ping, "buy": self.buy,
                         "sell": self.sell, "logout": self.logout, "stats": self.stats}
         self.backlog = OrderedDict()    # connections with a turn in the next tick; values are None
+        self.waiting = []               # connections whose next request waits for the storage
         self.staged = []                # this tick's: (connection, reply, what ends it, its
                                         # request, the account that is still to be stored)
         self.unsure = set()             # connections whose login depends on this tick's commit
@@ -221,9 +221,11 @@ class Server(object):
         failed = self.commit()
         self.release(failed)
         self.backlog.clear()
-        for connection in touched[turns:] + touched[:turns]:    # who had no turn is next
+        # Next are those for whom the storage is asked, and then who had no turn.
+        for connection in self.waiting + touched[turns:] + touched[:turns]:
             self.write(connection)
             self.settle(connection)
+        del self.waiting[:]
         if self.now >= self.next_sweep:
             self.sweep()
         while self.closing:
@@ -325,12 +327,13 @@ class Server(object):
     def notice_end(self, connection):
         """End a login whose peer has closed the connection after what was read last: it may be the
         same player who comes again, and the end is read in a later tick. Raises NotYet if there are
-        requests before the end."""
+        requests before the end, and they will be served."""
         try:
             if not connection.sock.recv(1, socket.MSG_PEEK):
-                if connection.lines.lines:
+                if not connection.lines.lines:
+                    self.finish(connection, "closed")
+                elif connection.is_served():
                     raise db.NotYet()
-                self.finish(connection, "closed")
         except socket.error as error:
             self.socket_failed(connection, error)
 
@@ -354,8 +357,9 @@ class Server(object):
                 break
             try:
                 share -= self.answer(connection, line, b"\n")
-            except db.NotYet:               # it is the first of this connection in the next tick
+            except db.NotYet:
                 connection.lines.put_back(line)
+                self.waiting.append(connection)
                 break
         if connection.input_ended and not connection.lines.lines:
             self.finish(connection, "closed")
@@ -544,9 +548,11 @@ class Server(object):
         changes may have been stored, or not, are told neither."""
         lost = set(self.players.values()) | {entry[0] for entry in self.staged if entry[4]}
         self.staged = [entry for entry in self.staged if entry[0] not in lost]
+        self.events = [event for event in self.events if event[1] is None]
         for connection in lost:
-            self.finish(connection, "storage_lost")
-            self.settle(connection)
+            if connection.phase is OPEN:
+                self.finish(connection, "storage_lost")
+                self.settle(connection)
 
     def release(self, failed):
         """Let this tick's replies go, now that it is committed but for the `failed` accounts."""
@@ -654,7 +660,8 @@ class Server(object):
     def sweep(self):
         """Drop the connections whose time is up, and log the counts of floods."""
         self.next_sweep = self.now + constants.SWEEP_SECONDS
-        self.shop.storage.reconnect()
+        if not self.stopping:
+            self.shop.storage.reconnect(self.now)
         if self.floods.others and self.now >= self.floods.tell_at:
             self.floods.tell()
         for connection in list(self.timed):
@@ -814,7 +821,7 @@ def log_to_stderr(level):
 
 def main(arguments=None):
     """Run the server; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Serve the shop until SIGINT or SIGTERM.")
+    parser = db.Parser(description="Serve the shop until SIGINT or SIGTERM.")
     protocol.add_address_options(parser)
     db.add_database_option(parser)
     parser.add_argument("--log-level", type=lambda word: word.upper(), default="INFO",

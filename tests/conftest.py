@@ -60,6 +60,9 @@ class PatientShop(db.Shop):
             except db.NotYet:
                 self.fetch()
 
+    def need_all(self, nicknames):
+        self.again(db.Shop.need, None, nicknames)
+
     def login(self, nickname):
         return self.again(db.Shop.login, nickname)
 

@@ -33,8 +33,10 @@ class Cluster(object):
     PASSWORD = "p/a@s's w%rd"               # what needs care in a URL, and is found in no output
     QUOTED = "p%2Fa%40s's%20w%25rd"
 
-    def __init__(self, port):
+    def __init__(self, port, *settings):
         self.port = port
+        self.settings = ["listen_addresses=127.0.0.1", "max_connections=60",
+                         "max_locks_per_transaction=400", "log_min_messages=fatal"] + list(settings)
         self.directory = tempfile.mkdtemp("lavka")
         self.data = os.path.join(self.directory, "data")
         self.numbers = itertools.count()
@@ -71,9 +73,8 @@ class Cluster(object):
         with open(os.path.join(self.directory, "log"), "a") as output:
             while True:
                 self.process = self.run(
-                    ["postgres", "-D", self.data, "-p", "%d" % self.port, "-k", self.directory,
-                     "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=60",
-                     "-c", "max_locks_per_transaction=400", "-c", "log_min_messages=fatal"], output)
+                    ["postgres", "-D", self.data, "-p", "%d" % self.port, "-k", self.directory]
+                    + [word for setting in self.settings for word in ("-c", setting)], output)
                 while self.process.poll() is None:
                     if self.answers():
                         return

@@ -350,6 +350,17 @@ def test_who_closes_and_connects_again_gets_the_nickname(ticker, unread):
         ticker.until(lambda: not ticker.server.players)
 
 
+def test_a_nickname_whose_player_leaves_with_replies_unread_is_in_use(ticker, monkeypatch):
+    """And to say so takes one tick, while that player's last requests wait."""
+    monkeypatch.setattr(constants, "HIGH_WATER", 1000)
+    peer, connection = ticker.client("bob")
+    faulty(connection, send=[errno.EAGAIN] * 50)
+    peer.send(PING * 200)
+    ticker.until(lambda: not connection.is_served() and connection.lines.lines)
+    peer.sock.shutdown(socket.SHUT_WR)
+    assert reason(ticker.call(ticker.client()[0], "login", nickname="bob")) == "nickname_in_use"
+
+
 def test_who_connects_is_read_at_once(ticker):
     peer = Peer(ticker.port)
     ticker.peers.append(peer)
