@@ -399,11 +399,14 @@ class SQLite(object):
             self.database.commit()
             return failed
         except _STORAGE_ERRORS:
-            try:
-                self.database.rollback()
-            except _STORAGE_ERRORS:
-                pass            # SQLite has done so itself, as it does when the disk is full
+            self._roll_back()
             raise
+
+    def _roll_back(self):
+        try:
+            self.database.rollback()
+        except _STORAGE_ERRORS:
+            pass                # SQLite has done so itself, as it does when the disk is full
 
     def _write(self, rows):
         cursor = self.database.cursor()

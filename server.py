@@ -215,9 +215,16 @@ class Server(object):
             while turns < len(touched) and clock() <= deadline:
                 self.apply(touched[turns])
                 turns += 1
-            if looks == constants.LOOKS or turns < len(touched) or not self.shop.has_changes():
+            if looks == constants.LOOKS or turns < len(touched):
                 break
-            touched += self.take_in(0)
+            if self.waiting:
+                self.shop.fetch()
+                touched += self.waiting
+                self.waiting = []
+            elif self.shop.has_changes():
+                touched += self.take_in(0)
+            else:
+                break
         failed = self.commit()
         self.release(failed)
         self.backlog.clear()
@@ -225,7 +232,7 @@ class Server(object):
         for connection in self.waiting + touched[turns:] + touched[:turns]:
             self.write(connection)
             self.settle(connection)
-        del self.waiting[:]
+        self.waiting = []
         if self.now >= self.next_sweep:
             self.sweep()
         while self.closing:
