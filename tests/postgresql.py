@@ -1,5 +1,5 @@
 # -*- coding: utf-8 -*-
-"""A PostgreSQL of the tests' own, in a directory that goes with it."""
+"""A PostgreSQL of the tests' own and the benchmark's, in a directory that goes with it."""
 from __future__ import unicode_literals
 
 import contextlib
@@ -32,9 +32,9 @@ class Cluster(object):
     PASSWORD = "p/a@s's w%rd"               # what needs care in a URL, and is found in no output
     QUOTED = "p%2Fa%40s's%20w%25rd"
 
-    def __init__(self, port):
+    def __init__(self, port, parent=None):
         self.port = port
-        self.directory = tempfile.mkdtemp("lavka")
+        self.directory = tempfile.mkdtemp("lavka", dir=parent)
         self.data = os.path.join(self.directory, "data")
         self.numbers = itertools.count()
         self.user = None
@@ -47,8 +47,10 @@ class Cluster(object):
             file.write(str(self.PASSWORD) + "\n")
         os.chmod(password, 0o644)
         with open(os.devnull, "w") as nowhere:
-            self.run(["initdb", "--no-sync", "--encoding=UTF8", "--locale=C", "--username=lavka",
-                      "--auth=scram-sha-256", "--pwfile=" + password, self.data], nowhere).wait()
+            initdb = self.run(["initdb", "--no-sync", "--encoding=UTF8", "--locale=C",
+                               "--username=lavka", "--auth=scram-sha-256", "--pwfile=" + password,
+                               self.data], nowhere)
+            assert initdb.wait() == 0, "initdb fails"
         self.start()
         self.template = self.create_database()
         import db
@@ -69,7 +71,7 @@ class Cluster(object):
         with open(os.path.join(self.directory, "log"), "a") as output:
             while True:
                 self.process = self.run(
-                    ["postgres", "-D", self.data, "-p", "%d" % self.port, "-k", self.directory,
+                    ["postgres", "-D", self.data, "-p", "%d" % self.port, "-k", "",
                      "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=60",
                      "-c", "max_locks_per_transaction=400", "-c", "log_min_messages=fatal"], output)
                 while self.process.poll() is None:
