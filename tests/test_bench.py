@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import PATIENCE, ROOT, environment
+from conftest import PATIENCE, ROOT, audit, both, environment
 
 BENCH = os.path.join(ROOT, "bench")
 
@@ -68,13 +68,14 @@ def test_a_server_that_does_not_start_is_a_row_that_says_so(tmpdir):
 
 
 @only_3
+@both
 @pytest.mark.parametrize("script", ["streams.py", "threads.py"])
-def test_a_peer_does_the_same_trades(script, tmpdir):
+def test_a_peer_does_the_same_trades(script, database):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen([sys.executable, os.path.join(BENCH, "peers", script), "127.0.0.1",
-                                "%d" % port, str(tmpdir.join("peer.db"))], env=environment())
+                                "%d" % port, database], env=environment())
     try:
         sock = None
         while sock is None:
@@ -105,6 +106,7 @@ def test_a_peer_does_the_same_trades(script, tmpdir):
             assert call("steal") == -32601
             assert call("logout") is True
             assert call("login", nickname="bob")["created"] is False
+        audit(database)
     finally:
         process.kill()
         process.wait()
