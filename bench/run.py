@@ -445,6 +445,11 @@ def table(names, works, results, failures):
             1000 * middle(figures, "alone"))
 
 
+def rounded(figure):
+    """With two digits: the kernel's choice of cores makes more of them chance."""
+    return "{:,.9g}".format(float("%.2g" % figure))
+
+
 def sharing_table(names, works, results, failures):
     """Lines of Markdown: those on one PostgreSQL, and their ratios to some of them."""
     others = ["transactions-1", "transactions-4", "postgresql-1"]
@@ -460,8 +465,8 @@ def sharing_table(names, works, results, failures):
                           for other in others]
                 yield "| %s | %s%s | %s | %s | %.0f%% |" % (
                     title, NAMES[name], " (%s)" % failures[name] if name in failures else "",
-                    "{:,.0f}".format(float("%.2g" % middle(figures, "rate"))),
-                    " | ".join("%.1f" % one if one else "" for one in ratios),
+                    rounded(middle(figures, "rate")),
+                    " | ".join(rounded(one) if one else "" for one in ratios),
                     100 * middle(figures, "busy"))
             elif name in failures and work in SERVERS[name].works:
                 yield "| %s | %s | %s | | | | |" % (title, NAMES[name], failures[name])
@@ -567,16 +572,21 @@ def main():
     results, failures = measure(names, works, options.rounds, options.seconds)
     shared = [name for name in names if name in SHARING]
     names = [name for name in names if name not in SHARING]
+    tables = []
+    if names:
+        tables += [table(names, works, results, failures), goal_table(results)]
+    if shared:
+        tables.append(sharing_table(shared, works, results, failures))
     print(machine())
-    for lines in (table(names, works, results, failures),
-                  sharing_table(shared, works, results, failures), goal_table(results)):
+    for lines in tables:
         print()
         for line in lines:
             print(line)
     if any(failure.startswith("failed") for failure in failures.values()):
         raise SystemExit("Not every server got through.")
-    if options.chart:
-        chart.draw(options.chart, list(panels(names, results)))
+    drawn = list(panels(names, results))
+    if options.chart and drawn:
+        chart.draw(options.chart, drawn)
 
 
 if __name__ == "__main__":
