@@ -47,14 +47,18 @@ class Cluster(object):
             file.write(str(self.PASSWORD) + "\n")
         os.chmod(password, 0o644)
         with open(os.devnull, "w") as nowhere:
-            initdb = self.run(["initdb", "--no-sync", "--encoding=UTF8", "--locale=C",
-                               "--username=lavka", "--auth=scram-sha-256", "--pwfile=" + password,
-                               self.data], nowhere)
-            assert initdb.wait() == 0, "initdb fails"
-        self.start()
-        self.template = self.create_database()
-        import db
-        db.create_tables(self.url(self.template))
+            self.process = self.run(["initdb", "--no-sync", "--encoding=UTF8", "--locale=C",
+                                     "--username=lavka", "--auth=scram-sha-256",
+                                     "--pwfile=" + password, self.data], nowhere)
+        try:
+            assert self.process.wait() == 0, "initdb fails"
+            self.start()
+            self.template = self.create_database()
+            import db
+            db.create_tables(self.url(self.template))
+        except BaseException:           # Ctrl-C as well
+            self.close()
+            raise
 
     def run(self, command, output):
         def become_user():
@@ -109,8 +113,9 @@ class Cluster(object):
         self.process.wait()
 
     def close(self):
-        self.process.send_signal(signal.SIGQUIT)
-        self.process.wait()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGQUIT)
+            self.process.wait()
         shutil.rmtree(self.directory)
 
 
