@@ -81,7 +81,7 @@ clean:                          ## all that the other targets made, but for the 
 	@$(PY) $(PIP_INSTALL) -r tests/requirements.txt
 	@touch $@
 
-.venv/bench: requirements.txt bench/requirements.txt | .venv
+.venv/bench: requirements.txt requirements-postgresql.txt bench/requirements.txt | .venv
 	@echo 'Installing what the peers and the chart need ...'
 	@$(PY) $(PIP_INSTALL) -r bench/requirements.txt
 	@touch $@

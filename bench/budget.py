@@ -103,7 +103,7 @@ class Bench(object):
         return seconds
 
     def set_synchronous(self, value):
-        self.shop._database.execute_sql("PRAGMA synchronous = %s" % value)
+        self.shop.storage.database.execute_sql("PRAGMA synchronous = %s" % value)
 
     def trade(self):
         """Seconds of a trade of each player, in memory, and of the commit; half that of two."""

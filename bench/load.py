@@ -3,9 +3,10 @@
 
     python bench/load.py [--clients N] [--depth N] [--seconds S] [--port PORT] ping|trade|login
 
-Prints the rate and the latency of one run against a server that runs already. It writes bytes and
-counts lines, and knows nothing of Lavka's modules, so what it measures is the server, whichever
-that is: every reply is one line, in JSON and, for what is asked here, in the protocol of redis.
+Prints the rate and the latency of one run against a server that runs already, or several, with a
+`--port PORT` for each: the clients are spread evenly over them. It writes bytes and counts lines,
+and knows nothing of Lavka's modules, so what it measures is the server, whichever that is: every
+reply is one line, in JSON and, for what is asked here, in the protocol of redis.
 """
 from __future__ import division, print_function
 
@@ -116,14 +117,17 @@ def call(sock, request):
     return reply
 
 
-def traders(address, dialect, nicknames):
+def connections(addresses, number):
+    """So many connections, spread evenly over the servers."""
+    return [connect(address) for address in itertools.islice(itertools.cycle(addresses), number)]
+
+
+def traders(addresses, dialect, nicknames):
     """A logged-in connection for each nickname, none of which owns a potion."""
-    socks = []
-    for nickname in nicknames:
-        sock = connect(address)
+    socks = connections(addresses, len(nicknames))
+    for sock, nickname in zip(socks, nicknames):
         check(call(sock, dialect.login(nickname)))
         call(sock, dialect.trades(nickname)[1])     # sold if there was one
-        socks.append(sock)
     return socks
 
 
@@ -188,7 +192,7 @@ def drive(socks, requests, seconds, depth=1):
     return result
 
 
-def storm(address, requests, at_once):
+def storm(addresses, requests, at_once):
     """Connect a player for each login request, `at_once` of them waiting for the answer at a time;
     returns (a Result, whose rate is logins/s, their sockets).
 
@@ -199,13 +203,13 @@ def storm(address, requests, at_once):
     socks, sent, latencies = {}, {}, []
     clock = time.perf_counter
     begin, computed = clock(), time.process_time()
-    waiting = iter(requests)
+    waiting = zip(requests, itertools.cycle(addresses))
     done = 0
     source = None
 
     def join(count):
         nonlocal source
-        for _, request in zip(range(count), waiting):      # in this order none is lost
+        for _, (request, address) in zip(range(count), waiting):    # in this order none is lost
             now = clock()
             source = next(_sources) if len(socks) % 1000 == 0 else source
             sock = connect(address, source)
@@ -245,27 +249,29 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", choices=["ping", "trade", "login"])
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=7777)
+    parser.add_argument("--port", type=int, action="append", metavar="PORT",
+                        help="default: 7777; once more for each further server")
     parser.add_argument("--clients", type=positive, default=50,
                         help="connections (default: 50); for login, the players in all")
     parser.add_argument("--depth", type=positive, default=1,
                         help="pings that each client sends at once (default: 1)")
     parser.add_argument("--seconds", type=float, default=5)
     options = parser.parse_args()
-    address = options.host, options.port
+    addresses = [(options.host, port) for port in options.port or [7777]]
     names = ["load-%d" % number for number in range(options.clients)]
     lines = Lines()
     try:
         if options.work == "ping":
-            socks = [connect(address) for _ in names]
+            socks = connections(addresses, options.clients)
             result = drive(socks, [[lines.ping()]] * len(socks), options.seconds, options.depth)
         elif options.work == "trade":
-            socks = traders(address, lines, names)
+            socks = traders(addresses, lines, names)
             result = drive(socks, [lines.trades(name) for name in names], options.seconds)
         else:
-            result, _ = storm(address, [lines.login(name) for name in names], 200)
+            result, _ = storm(addresses, [lines.login(name) for name in names], 200)
     except (OSError, LoadError) as error:
-        raise SystemExit("load.py: %s:%d: %s" % (address + (error,)))
+        raise SystemExit("load.py: %s: %s" % (
+            ", ".join("%s:%d" % address for address in addresses), error))
     print("%s, %d clients: %.0f requests/s, p50 %.2f ms, p99 %.2f ms, p99.9 %.2f ms; load %.0f%% "
           "busy" % (options.work, options.clients, result.rate, 1000 * result.p50,
                     1000 * result.p99, 1000 * result.p999, 100 * result.busy))

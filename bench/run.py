@@ -4,9 +4,10 @@
     python bench/run.py [--rounds N] [--seconds S] [--servers NAME ...] [--works NAME ...]
 
 A round starts every server once, so that a machine that is slow for a while is slow for all of
-them. Servers run on one core, the load on another. A figure is the median of the rounds, a ratio
-the median of the rounds' ratios. Progress goes to stderr, the table, in Markdown, to stdout, and
-with --chart FILE a picture of it to a file.
+them. Servers run on one core, the load on another; those on PostgreSQL, which are compared among
+themselves, run on all cores, as it does. A figure is the median of the rounds, a ratio the median
+of the rounds' ratios. Progress goes to stderr, the tables, in Markdown, to stdout, and with --chart
+FILE a picture of the first to a file.
 """
 from __future__ import division, print_function
 
@@ -31,6 +32,10 @@ import load
 
 BENCH = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(BENCH)
+sys.path[:0] = [ROOT, os.path.join(ROOT, "tests")]
+
+import postgresql           # noqa: E402
+
 HOST = "127.0.0.1"
 PYTHON2 = os.path.join(ROOT, ".venv-2.7", "bin", "python")
 START_SECONDS = 20          # for a server to answer after its start
@@ -44,18 +49,23 @@ IDLE_PLAYERS = 15000
 class Peer(object):
     """A server to measure.
 
-    `command` is its command line, with {host}, {port} and {dir}, a directory of its own; `missing`
-    says what to install before it can run; `works` are the names of what is measured on it.
+    `command` is its command line, with {host}, {port}, {dir}, a directory of its own, and
+    {database}; `missing` says what to install before it can run; `works` are the names of what is
+    measured on it; `processes` is how many of it share a database, and the clients.
     """
     lines = load.Lines()
+    processes = 1
+    has_all_cores = False
 
     def __init__(self, command, works, missing=None):
         self.command = command
         self.works = works
         self.missing = missing
 
-    def prepare(self, directory):
-        """Make what the server needs to find in its directory."""
+    @contextlib.contextmanager
+    def database(self, directory):
+        """Have the database while the server runs; gives what it is to call it."""
+        yield os.path.join(directory, "peer.db")
 
     def set_up(self, address):
         """What is left to do once it answers."""
@@ -70,19 +80,24 @@ class Lavka(Peer):
 
     def __init__(self, works, python=sys.executable, accounts=None, missing=None):
         command = [python, os.path.join(ROOT, "server.py"), "--host", "{host}", "--port", "{port}",
-                   "--database", "{dir}/lavka.db"]
+                   "--database", "{database}"]
         Peer.__init__(self, command, works, missing)
         self.python = python
         self.accounts = accounts
         self.filled = None          # a database with so many accounts; made once
 
-    def prepare(self, directory):
+    @contextlib.contextmanager
+    def database(self, directory):
         path = os.path.join(directory, "lavka.db")
         if self.accounts is None:
             run([self.python, os.path.join(ROOT, "db.py"), "--database", path])
-            return
+        else:
+            self.copy_accounts(path)
+        yield path
+
+    def copy_accounts(self, path):
         if self.filled is None:
-            filled = os.path.join(os.path.dirname(directory), "%d.db" % self.accounts)
+            filled = os.path.join(os.path.dirname(os.path.dirname(path)), "%d.db" % self.accounts)
             run([sys.executable, os.path.join(BENCH, "fill.py"), "--accounts",
                  "%d" % self.accounts, "--trades", "0", filled])
             self.filled = filled
@@ -104,12 +119,32 @@ class Redis(Peer):
             load.check(load.call(sock, self.lines.set_up()))
 
 
-def python_peer(script, module=None):
-    missing = None
-    if module and importlib.util.find_spec(module) is None:
-        missing = "pip install -r bench/requirements.txt"
+class OnPostgreSQL(Peer):
+    """Some servers, as another Peer has one, on a PostgreSQL of their own, which is new as well."""
+    has_all_cores = True
+
+    def __init__(self, peer, processes):
+        missing = module("psycopg2") if postgresql.BINARIES else "install postgresql"
+        Peer.__init__(self, peer.command, ["trade50", "trade500"], missing)
+        self.processes = processes
+
+    @contextlib.contextmanager
+    def database(self, directory):
+        for path in (os.path.dirname(directory), directory):
+            os.chmod(path, 0o711)           # root's PostgreSQL is another user's
+        with contextlib.closing(postgresql.Cluster(free_port(), parent=directory)) as cluster:
+            os.sync()                       # or the first commits wait for it
+            yield cluster.url(cluster.template)
+
+
+def python_peer(script, *modules):
     return Peer([sys.executable, os.path.join(BENCH, "peers", script), "{host}", "{port}",
-                 "{dir}/peer.db"], LOOP + SHOP, missing)
+                 "{database}"], LOOP + SHOP, module(*modules))
+
+
+def module(*names):
+    if None in [importlib.util.find_spec(name) for name in names]:
+        return "pip install -r bench/requirements.txt"
 
 
 def program(name, package):
@@ -139,6 +174,14 @@ SERVERS = OrderedDict([
     ("thousand", Lavka(["trade50"], accounts=1000)),
     ("million", Lavka(["trade50"], accounts=1000000)),
 ])
+SHARING = OrderedDict([
+    ("postgresql-1", OnPostgreSQL(SERVERS["Lavka"], 1)),
+    ("postgresql-2", OnPostgreSQL(SERVERS["Lavka"], 2)),
+    ("postgresql-4", OnPostgreSQL(SERVERS["Lavka"], 4)),
+    ("transactions-1", OnPostgreSQL(SERVERS["streams"], 1)),
+    ("transactions-4", OnPostgreSQL(SERVERS["streams"], 4)),
+])
+SERVERS.update(SHARING)
 
 # Their names in the table, where these are not those above.
 NAMES = {
@@ -152,6 +195,11 @@ NAMES = {
     "2.7": "Lavka on Python 2.7",
     "thousand": "Lavka with 1,000 accounts",
     "million": "Lavka with 1,000,000 accounts",
+    "postgresql-1": "**Lavka**, 1 server",
+    "postgresql-2": "**Lavka**, 2 servers",
+    "postgresql-4": "**Lavka**, 4 servers",
+    "transactions-1": "a transaction a request, 1 server",
+    "transactions-4": "a transaction a request, 4 servers",
 }
 PYTHON_PEERS = ["uvloop", "streams", "twisted", "threads"]
 CHART = ["ping", "ping16", "trade50", "trade500", "new", "returning"]
@@ -159,13 +207,13 @@ CHART = ["ping", "ping16", "trade50", "trade500", "new", "returning"]
 
 # --- the works ------------------------------------------------------------------------------
 
-# A server that runs: the Peer, its address, its process, the seconds to measure.
-Running = namedtuple("Running", "peer address process seconds")
+# A server that runs: the Peer, the addresses and processes of it, the seconds to measure.
+Running = namedtuple("Running", "peer addresses processes seconds")
 
 
 def ping(clients, depth):
     def work(running):
-        socks = [load.connect(running.address) for _ in range(clients)]
+        socks = load.connections(running.addresses, clients)
         try:
             return load.drive(socks, [[running.peer.lines.ping()]] * clients, running.seconds,
                               depth)
@@ -177,7 +225,7 @@ def ping(clients, depth):
 def trade(clients):
     def work(running):
         nicknames = running.peer.nicknames(clients)
-        socks = load.traders(running.address, running.peer.lines, nicknames)
+        socks = load.traders(running.addresses, running.peer.lines, nicknames)
         try:
             return load.drive(socks, [running.peer.lines.trades(one) for one in nicknames],
                               running.seconds)
@@ -188,7 +236,7 @@ def trade(clients):
 
 def storm(running):
     requests = [running.peer.lines.login("storm %d" % one) for one in range(STORM_PLAYERS)]
-    result, socks = load.storm(running.address, requests, STORM_AT_ONCE)
+    result, socks = load.storm(running.addresses, requests, STORM_AT_ONCE)
     leave(running, socks)
     return result
 
@@ -198,10 +246,10 @@ Idle = namedtuple("Idle", "kilobytes alone among")     # per player; p50 of ping
 
 def idle(running):
     alone = WORKS["ping"].work(running).p50
-    before = memory(running.process.pid)
+    before = memory(running)
     requests = [running.peer.lines.login("idle %d" % one) for one in range(IDLE_PLAYERS)]
-    _, socks = load.storm(running.address, requests, STORM_AT_ONCE)
-    grown = memory(running.process.pid) - before
+    _, socks = load.storm(running.addresses, requests, STORM_AT_ONCE)
+    grown = memory(running) - before
     among = WORKS["ping"].work(running).p50
     close(socks)
     return Idle(grown / 1024 / IDLE_PLAYERS, alone, among)
@@ -227,16 +275,21 @@ def close(socks):
 
 def leave(running, socks):
     """Close connections, and wait until the server has noticed: nicknames are free then."""
-    descriptors = "/proc/%d/fd" % running.process.pid
-    few = len(os.listdir(descriptors)) - len(socks)
+    def descriptors():
+        return sum(len(os.listdir("/proc/%d/fd" % process.pid)) for process in running.processes)
+
+    few = descriptors() - len(socks)
     close(socks)
-    wait_until(lambda: len(os.listdir(descriptors)) <= few, "the server keeps connections")
+    wait_until(lambda: descriptors() <= few, "the server keeps connections")
 
 
-def memory(pid):
-    """The resident memory of a process, in bytes (proc(5), statm)."""
-    with open("/proc/%d/statm" % pid) as statm:
-        return int(statm.read().split()[1]) * resource.getpagesize()
+def memory(running):
+    """The resident memory of its processes, in bytes (proc(5), statm)."""
+    pages = 0
+    for process in running.processes:
+        with open("/proc/%d/statm" % process.pid) as statm:
+            pages += int(statm.read().split()[1])
+    return pages * resource.getpagesize()
 
 
 # --- running them ---------------------------------------------------------------------------
@@ -272,27 +325,41 @@ def answers(address):
 
 @contextlib.contextmanager
 def started(peer, scratch, cores, seconds):
-    """Run a server in a new directory, on the first core; gives a Running."""
+    """Run a server in a new directory, on its cores; gives a Running."""
     directory = tempfile.mkdtemp(dir=scratch)
-    peer.prepare(directory)
+    running = Running(peer, [], [], seconds)
+    try:
+        os.sched_setaffinity(0, cores if peer.has_all_cores else cores[:1])     # inherited
+        with peer.database(directory) as database:
+            try:
+                for _ in range(peer.processes):
+                    start(running, directory, database)
+                os.sched_setaffinity(0, cores[-1:])
+                peer.set_up(running.addresses[0])
+                yield running
+            finally:
+                for process in running.processes:
+                    process.kill()
+                    process.wait()
+    finally:
+        shutil.rmtree(directory)
+
+
+def start(running, directory, database):
+    """Start one process of a server, and wait until it answers."""
     address = HOST, free_port()
-    command = [word.format(host=HOST, port=address[1], dir=directory) for word in peer.command]
-    with open(os.path.join(directory, "log"), "wb") as log:
-        os.sched_setaffinity(0, cores[:1])          # inherited
+    command = [word.format(host=HOST, port=address[1], dir=directory, database=database)
+               for word in running.peer.command]
+    path = os.path.join(directory, "%d.log" % address[1])
+    with open(path, "wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                    cwd=directory)
-        os.sched_setaffinity(0, cores[-1:])
-    try:
-        wait_until(lambda: process.poll() is not None or answers(address), "it does not answer")
-        if process.poll() is not None:
-            with open(os.path.join(directory, "log"), errors="replace") as log:
-                raise load.LoadError("it ended: %s" % log.read().strip()[-200:])
-        peer.set_up(address)
-        yield Running(peer, address, process, seconds)
-    finally:
-        process.kill()
-        process.wait()
-        shutil.rmtree(directory)
+    running.addresses.append(address)
+    running.processes.append(process)
+    wait_until(lambda: process.poll() is not None or answers(address), "it does not answer")
+    if process.poll() is not None:
+        with open(path, errors="replace") as log:
+            raise load.LoadError("it ended: %s" % log.read().strip()[-200:])
 
 
 def measure(names, works, rounds, seconds):
@@ -319,7 +386,7 @@ def measure(names, works, rounds, seconds):
                                 say("round %d of %d: %s: %s" % (number + 1, rounds, name, work))
                                 result = WORKS[work].work(running)
                                 results.setdefault((work, name), []).append(result)
-                    except (load.LoadError, OSError) as error:
+                    except (load.LoadError, OSError, AssertionError) as error:
                         failures[name] = "failed in round %d: %s" % (number + 1, error)
     finally:
         shutil.rmtree(scratch)
@@ -362,7 +429,8 @@ def table(names, works, results, failures):
                 to_it = name != "Lavka" and ratio(results.get((work, "Lavka")), figures)
                 yield "| %s | %s%s | %s | %.2f | %.2f | %.2f | %s | %.0f%% |" % (
                     title, NAMES.get(name, "**%s**" % name),
-                    " (%s)" % failures[name] if name in failures else "", "{:,.0f}".format(middle(figures, "rate")), 1000 * middle(figures, "p50"),
+                    " (%s)" % failures[name] if name in failures else "",
+                    "{:,.0f}".format(middle(figures, "rate")), 1000 * middle(figures, "p50"),
                     1000 * middle(figures, "p99"), 1000 * middle(figures, "p999"),
                     "%.2f" % to_it if to_it else "", 100 * middle(figures, "busy"))
             elif name in failures and work in SERVERS[name].works:
@@ -375,6 +443,36 @@ def table(names, works, results, failures):
         yield "| %s | **Lavka** | %.2f KB each | %.2f (`ping`; %.2f without them) | | | | |" % (
             WORKS["idle"].name, middle(figures, "kilobytes"), 1000 * middle(figures, "among"),
             1000 * middle(figures, "alone"))
+
+
+def rounded(figure):
+    """With two digits: the kernel's choice of cores makes more of them chance."""
+    return "{:,.9g}".format(float("%.2g" % figure))
+
+
+def sharing_table(names, works, results, failures):
+    """Lines of Markdown: those on one PostgreSQL, and their ratios to some of them."""
+    others = ["transactions-1", "transactions-4", "postgresql-1"]
+    yield "| work | on one PostgreSQL | per second | %s | load busy |" % " | ".join(
+        "it : " + NAMES[other].replace("*", "") for other in others)
+    yield "|---|---|--:|--:|--:|--:|--:|"
+    for work in works:
+        title = WORKS[work].name
+        for name in names:
+            figures = results.get((work, name))
+            if figures:
+                ratios = [other != name and ratio(figures, results.get((work, other)))
+                          for other in others]
+                yield "| %s | %s%s | %s | %s | %.0f%% |" % (
+                    title, NAMES[name], " (%s)" % failures[name] if name in failures else "",
+                    rounded(middle(figures, "rate")),
+                    " | ".join(rounded(one) if one else "" for one in ratios),
+                    100 * middle(figures, "busy"))
+            elif name in failures and work in SERVERS[name].works:
+                yield "| %s | %s | %s | | | | |" % (title, NAMES[name], failures[name])
+            else:
+                continue
+            title = ""
 
 
 def goals(results):
@@ -437,10 +535,12 @@ def machine():
     parts = ["%d x %s" % (os.cpu_count(), models[0] if models else platform.machine()),
              "Linux " + platform.release(), "Python " + platform.python_version(),
              "SQLite " + sqlite3.sqlite_version]
-    for command, name in ((["redis-server", "--version"], "redis"), (["node", "--version"], "Node")):
+    postgres = os.path.join(postgresql.BINARIES or "", "postgres")
+    for command, name in ((["redis-server", "--version"], "redis"), (["node", "--version"], "Node"),
+                          ([postgres, "--version"], "PostgreSQL")):
         if shutil.which(command[0]):
             said = subprocess.run(command, stdout=subprocess.PIPE, universal_newlines=True).stdout
-            parts.append("%s %s" % (name, re.search(r"v=?([0-9.]+)", said).group(1)))
+            parts.append("%s %s" % (name, re.search(r"[0-9][0-9.]+", said).group()))
     return ", ".join(parts)
 
 
@@ -470,17 +570,23 @@ def main():
         except OSError as error:
             raise SystemExit("no chart: %s" % error)
     results, failures = measure(names, works, options.rounds, options.seconds)
+    shared = [name for name in names if name in SHARING]
+    names = [name for name in names if name not in SHARING]
+    tables = []
+    if names:
+        tables += [table(names, works, results, failures), goal_table(results)]
+    if shared:
+        tables.append(sharing_table(shared, works, results, failures))
     print(machine())
-    print()
-    for line in table(names, works, results, failures):
-        print(line)
-    print()
-    for line in goal_table(results):
-        print(line)
+    for lines in tables:
+        print()
+        for line in lines:
+            print(line)
     if any(failure.startswith("failed") for failure in failures.values()):
         raise SystemExit("Not every server got through.")
-    if options.chart:
-        chart.draw(options.chart, list(panels(names, results)))
+    drawn = list(panels(names, results))
+    if options.chart and drawn:
+        chart.draw(options.chart, drawn)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # -*- coding: utf-8 -*-
-"""A PostgreSQL of the tests' own, in a directory that goes with it."""
+"""A PostgreSQL of the tests' own and the benchmark's, in a directory that goes with it."""
 from __future__ import unicode_literals
 
 import atexit
@@ -33,14 +33,13 @@ class Cluster(object):
     PASSWORD = "p/a@s's w%rd"               # what needs care in a URL, and is found in no output
     QUOTED = "p%2Fa%40s's%20w%25rd"
 
-    def __init__(self, port, *settings):
+    def __init__(self, port, settings=(), parent=None):
         self.port = port
         self.settings = ["listen_addresses=127.0.0.1", "max_connections=60",
                          "max_locks_per_transaction=400", "log_min_messages=fatal"] + list(settings)
-        self.directory = tempfile.mkdtemp("lavka")
+        self.directory = tempfile.mkdtemp("lavka", dir=parent)
         self.data = os.path.join(self.directory, "data")
         self.numbers = itertools.count()
-        atexit.register(self.close)         # whatever happens
         self.user = None
         if os.getuid() == 0:                # as whom PostgreSQL refuses to run
             names = {entry.pw_name for entry in pwd.getpwall()}
@@ -51,8 +50,11 @@ class Cluster(object):
             file.write(str(self.PASSWORD) + "\n")
         os.chmod(password, 0o644)
         with open(os.devnull, "w") as nowhere:
-            self.run(["initdb", "--no-sync", "--encoding=UTF8", "--locale=C", "--username=lavka",
-                      "--auth=scram-sha-256", "--pwfile=" + password, self.data], nowhere).wait()
+            self.process = self.run(["initdb", "--no-sync", "--encoding=UTF8", "--locale=C",
+                                     "--username=lavka", "--auth=scram-sha-256",
+                                     "--pwfile=" + password, self.data], nowhere)
+        atexit.register(self.close)         # whatever happens, Ctrl-C as well
+        assert self.process.wait() == 0, "initdb fails"
         self.start()
         self.template = self.create_database()
         import db
@@ -73,7 +75,7 @@ class Cluster(object):
         with open(os.path.join(self.directory, "log"), "a") as output:
             while True:
                 self.process = self.run(
-                    ["postgres", "-D", self.data, "-p", "%d" % self.port, "-k", self.directory]
+                    ["postgres", "-D", self.data, "-p", "%d" % self.port, "-k", ""]
                     + [word for setting in self.settings for word in ("-c", setting)], output)
                 while self.process.poll() is None:
                     if self.answers():

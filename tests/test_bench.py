@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import PATIENCE, ROOT, environment
+from conftest import PATIENCE, ROOT, Peer, audit, both, environment
 
 BENCH = os.path.join(ROOT, "bench")
 
@@ -39,6 +39,16 @@ def test_the_load_measures_a_server(program):
 
 
 @only_3
+def test_the_load_is_spread_over_servers(start, tmpdir):
+    programs = [start(directory=str(tmpdir.mkdir(name))) for name in ("one", "two", "three")]
+    ports = [word for program in programs for word in ("--port", "%d" % program.port)]
+    run("load.py", *ports + ["--clients", "6", "--seconds", "0.05", "trade"])
+    for program in programs:
+        assert len(re.findall("^.* login nickname=", program.log(), re.MULTILINE)) == 2
+        assert Peer(program.port).call("stats")["result"]["trades"] > 2
+
+
+@only_3
 def test_the_servers_are_compared():
     """Those that need nothing installed; each does what it is asked, or its row would say so."""
     out = run("run.py", "--rounds", "1", "--seconds", "0.05", "--servers", "Lavka", "streams",
@@ -48,6 +58,17 @@ def test_the_servers_are_compared():
                       re.MULTILINE)
     assert len(rows) == 4 + 4 + 3 + 3 and rows.count("") == 4       # Lavka has no ratio to itself
     assert "`ping`, to a bare echo loop" in out and "| redis" not in out
+
+
+@only_3
+def test_servers_on_one_postgresql_are_compared(cluster):
+    out = run("run.py", "--rounds", "1", "--seconds", "0.05", "--servers", "postgresql-1",
+              "postgresql-2", "transactions-1", "transactions-4", "--works", "trade50")
+    assert "failed" not in out
+    rows = re.findall(r"^\|.*, (\d servers?) \| [\d,]+ \|((?: [\d.]* \|){3}) \d+% \|$", out,
+                      re.MULTILINE)
+    assert [servers for servers, _ in rows] == ["1 server", "2 servers", "1 server", "4 servers"]
+    assert [len(ratios.split()) - 3 for _, ratios in rows] == [2, 3, 2, 2]     # none to itself
 
 
 @only_3
@@ -68,13 +89,14 @@ def test_a_server_that_does_not_start_is_a_row_that_says_so(tmpdir):
 
 
 @only_3
+@both
 @pytest.mark.parametrize("script", ["streams.py", "threads.py"])
-def test_a_peer_does_the_same_trades(script, tmpdir):
+def test_a_peer_does_the_same_trades(script, database):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen([sys.executable, os.path.join(BENCH, "peers", script), "127.0.0.1",
-                                "%d" % port, str(tmpdir.join("peer.db"))], env=environment())
+                                "%d" % port, database], env=environment())
     try:
         sock = None
         while sock is None:
@@ -105,6 +127,7 @@ def test_a_peer_does_the_same_trades(script, tmpdir):
             assert call("steal") == -32601
             assert call("logout") is True
             assert call("login", nickname="bob")["created"] is False
+        audit(database)
     finally:
         process.kill()
         process.wait()

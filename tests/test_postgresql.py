@@ -262,7 +262,7 @@ def test_a_login_of_this_very_tick_is_kept(database, open_shop):
 
 def test_no_room_for_more_nicknames(directory, caplog):
     """What was locked when the room ended is freed again, and nobody else is disturbed."""
-    cluster = postgresql.Cluster(free_port(), "max_locks_per_transaction=10", "max_connections=20")
+    cluster = postgresql.Cluster(free_port(), ["max_locks_per_transaction=10", "max_connections=20"])
     with contextlib.closing(cluster):
         database = cluster.url(cluster.template)
         with contextlib.closing(PatientShop(database)) as shop:

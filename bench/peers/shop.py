@@ -2,7 +2,8 @@
 """The shop of the Python peers: peewee's models, and a transaction a request.
 
 It does the work that Lavka does, with the same tables and the same durability, as most servers
-would: each request that changes something is on disk before the next one is looked at.
+would: each request that changes something is on disk before the next one is looked at. Several of
+them may share a PostgreSQL database; that nobody is logged in on two is not looked after.
 """
 import json
 import os
@@ -16,14 +17,19 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspa
 from constants import CREDITS_RANGE, ITEMS, PAGE_SIZE, WAL_SIZE        # noqa: E402
 from models import TABLES, Account, Trade                               # noqa: E402
 
-HOST, PORT, FILE = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+HOST, PORT, DATABASE = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 BACKLOG = 1024
 
 # One connection; the peer with threads has a lock around everything that uses it.
-database = peewee.SqliteDatabase(
-    FILE, thread_safe=False, check_same_thread=False,
-    pragmas=[("page_size", PAGE_SIZE), ("journal_mode", "wal"), ("synchronous", "full"),
-             ("foreign_keys", 1), ("wal_autocheckpoint", WAL_SIZE // PAGE_SIZE)])
+if DATABASE.startswith("postgresql://"):
+    database = peewee.PostgresqlDatabase(DATABASE, thread_safe=False)
+    MODE = None                 # of a transaction; its first statement locks the row
+else:
+    database = peewee.SqliteDatabase(
+        DATABASE, thread_safe=False, check_same_thread=False,
+        pragmas=[("page_size", PAGE_SIZE), ("journal_mode", "wal"), ("synchronous", "full"),
+                 ("foreign_keys", 1), ("wal_autocheckpoint", WAL_SIZE // PAGE_SIZE)])
+    MODE = "IMMEDIATE"
 database.bind(TABLES)
 database.connect()
 database.create_tables(TABLES)
@@ -83,7 +89,7 @@ class Session(object):
         account = Account.get_or_none(Account.nickname == nickname)
         created = account is None
         if created:
-            with database.atomic("IMMEDIATE"):
+            with database.atomic(MODE):
                 account = Account.create(nickname=nickname, credits=random.randint(*CREDITS_RANGE))
                 record(account, Trade.OPENING, "", 0)
         self.nickname = nickname
@@ -94,8 +100,8 @@ class Session(object):
         price = ITEMS.get(item)
         if price is None:
             raise Refusal(2001, "unknown_item")
-        with database.atomic("IMMEDIATE"):
-            account = Account.get(Account.nickname == self.nickname)
+        with database.atomic(MODE):
+            account = account_to_change(self.nickname)
             items = owned(account)
             if item in items:
                 raise Refusal(2002, "item_already_owned")
@@ -111,8 +117,8 @@ class Session(object):
         price = ITEMS.get(item)
         if price is None:
             raise Refusal(2001, "unknown_item")
-        with database.atomic("IMMEDIATE"):
-            account = Account.get(Account.nickname == self.nickname)
+        with database.atomic(MODE):
+            account = account_to_change(self.nickname)
             items = owned(account)
             if item not in items:
                 raise Refusal(2004, "item_not_owned")
@@ -126,6 +132,12 @@ class Session(object):
     def logout(self):
         self.close()
         return True
+
+
+def account_to_change(nickname):
+    """The account, as no other server changes it before this transaction ends."""
+    query = Account.select().where(Account.nickname == nickname)
+    return (query.for_update() if database.for_update else query).get()
 
 
 def record(account, what, item, price):
