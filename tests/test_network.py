@@ -2,19 +2,22 @@
 """TLS through the real proxy of docs/operations.md, with a throw-away certificate; the systemd unit."""
 from __future__ import unicode_literals
 
+import contextlib
 import io
 import os
 import re
 import signal
+import socket
 import ssl
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, Peer, environment, free_port, wait_for
+from conftest import ROOT, Peer, Program, environment, free_port, wait_for
 from test_client import NICKNAME, OPTION, play, run     # noqa: F401
 
 from client import Client, ServerGone
+from protocol import RpcError
 
 
 def has_program(name):
@@ -37,10 +40,10 @@ def make_certificate(directory, name):
     return certificate, both
 
 
-def configuration(**changes):
-    """HAProxy's configuration in docs/operations.md, with other paths and ports."""
+def configuration(number, **changes):
+    """One of HAProxy's configurations in docs/operations.md, with other paths and ports."""
     with io.open(os.path.join(ROOT, "docs", "operations.md"), encoding="utf-8") as page:
-        text, = re.findall(r"```haproxy\n(.*?)```", page.read(), re.DOTALL)
+        text = re.findall(r"```haproxy\n(.*?)```", page.read(), re.DOTALL)[number]
     for old, new in changes.values():
         assert text.count(old) == 1, old
         text = text.replace(old, new)
@@ -48,18 +51,14 @@ def configuration(**changes):
 
 
 class Proxy(object):
-    """HAProxy in front of a server."""
+    """HAProxy with a configuration."""
 
-    def __init__(self, directory, program):
-        self.certificate, both = make_certificate(directory, "localhost")
+    def __init__(self, directory, number, **changes):
         self.port = free_port()
         path = os.path.join(directory, "haproxy.cfg")
         with io.open(path, "w", encoding="utf-8") as file:
             file.write(configuration(
-                limit=("maxconn 12000", "maxconn 100"),     # as many descriptors as any machine has
-                bind=("bind :7778", "bind 127.0.0.1:%d" % self.port),
-                certificate=("/etc/haproxy/lavka.pem", both),
-                server=("127.0.0.1:7777", "127.0.0.1:%d" % program.port)))
+                number, bind=("bind :7778", "bind 127.0.0.1:%d" % self.port), **changes))
         self.log_path = os.path.join(directory, "haproxy.log")
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
@@ -76,6 +75,22 @@ class Proxy(object):
         except EnvironmentError:
             return False
 
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+
+
+class TLSProxy(Proxy):
+    """HAProxy in front of a server, with TLS."""
+
+    def __init__(self, directory, program):
+        self.certificate, both = make_certificate(directory, "localhost")
+        Proxy.__init__(
+            self, directory, 0,
+            limit=("maxconn 12000", "maxconn 100"),     # as many descriptors as any machine has
+            certificate=("/etc/haproxy/lavka.pem", both),
+            server=("127.0.0.1:7777", "127.0.0.1:%d" % program.port))
+
     def context(self):
         return ssl.create_default_context(cafile=str(self.certificate))
 
@@ -87,10 +102,9 @@ class Proxy(object):
 def proxy(program, directory):
     if not has_program("haproxy"):
         pytest.skip("HAProxy is not installed")
-    proxy = Proxy(directory, program)
+    proxy = TLSProxy(directory, program)
     yield proxy
-    proxy.process.kill()
-    proxy.process.wait()
+    proxy.stop()
 
 
 def test_a_player_through_the_proxy(proxy, program):
@@ -166,6 +180,126 @@ def test_a_server_that_is_gone_behind_tls(proxy, program):
 def test_wrong_certificate_options(arguments, says):
     status, out, err = run(None, [], *arguments)
     assert status == 2 and out == "" and says in err and err.startswith("usage: ")
+
+
+# --- several servers --------------------------------------------------------------------------------
+
+class Balancer(Proxy):
+    """HAProxy in front of two servers that share a database."""
+
+    def __init__(self, directory, programs):
+        self.admin = os.path.join(directory, "admin")
+        one, two = programs
+        Proxy.__init__(
+            self, directory, 1, limit=("maxconn 50000", "maxconn 100"),
+            admin=("/run/haproxy/lavka.sock", self.admin),
+            checks=("inter 2s", "inter 100ms"), patience=("timeout check 5s", "timeout check 500ms"),
+            one=("127.0.0.1:7777", "127.0.0.1:%d" % one.port),
+            two=("127.0.0.1:7787", "127.0.0.1:%d" % two.port))
+
+    def ask(self, command):
+        """What HAProxy answers to an operator."""
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as sock:
+            sock.connect(self.admin)
+            sock.sendall(command.encode("ascii") + b"\n")
+            return sock.makefile("rb").read().decode("utf-8")
+
+    def status(self, server):
+        rows = [row.split(",") for row in self.ask("show stat").splitlines()]
+        return [row[17] for row in rows if row[:2] == ["servers", server]][0]
+
+
+@pytest.fixture
+def programs(cluster, directory):
+    """Two servers on one database."""
+    database = cluster.url(cluster.create_database(cluster.template))
+    programs = [Program(directory, database=database) for _ in range(2)]
+    yield programs
+    for program in programs:
+        program.kill()
+
+
+@pytest.fixture
+def balancer(programs, directory):
+    if not has_program("haproxy"):
+        pytest.skip("HAProxy is not installed")
+    balancer = Balancer(directory, programs)
+    yield balancer
+    balancer.stop()
+
+
+def players(program):
+    with Client("127.0.0.1", program.port) as operator:
+        return operator.stats()["players"]
+
+
+def test_players_of_two_servers_behind_the_proxy(balancer, programs):
+    """They are spread; a nickname is one player's; who leaves one server can go to the other."""
+    clients = [Client("127.0.0.1", balancer.port) for _ in range(10)]
+    for number, player in enumerate(clients):
+        player.login("player %d" % number)
+    assert [players(program) for program in programs] == [5, 5]
+    others = [Client("127.0.0.1", balancer.port) for _ in range(4)]
+    for other in others:
+        with pytest.raises(RpcError) as caught:
+            other.login("player 0")
+        assert caught.value.reason == "nickname_in_use"
+    assert clients[0].buy("potion")["items"] == ["potion"]
+    clients[0].logout()
+    accounts = []
+    for other in others:                    # on both servers, one after the other
+        accounts.append(other.login("player 0")["account"])
+        other.logout()
+    assert all(account["items"] == ["potion"] for account in accounts)
+    for player in clients + others:
+        player.close()
+
+
+def test_a_server_that_hangs_or_dies_gets_no_players(balancer, programs):
+    one, two = programs
+    hanging = Client("127.0.0.1", balancer.port)
+    hanging.login("bob")
+    victim, other = (one, two) if players(one) else (two, one)
+    name = "one" if victim is one else "two"
+    victim.process.send_signal(signal.SIGSTOP)
+    wait_for(lambda: balancer.status(name) == "DOWN", "the check to fail")
+    with pytest.raises(ServerGone):         # at once, not after a time limit
+        hanging.ping()
+    with Client("127.0.0.1", balancer.port) as player:
+        player.login("ann")
+        assert players(other) == 1
+        victim.kill()                       # with its session goes its hold on the nickname
+        wait_for(lambda: can_log_in(balancer, "bob"), "the nickname")
+
+
+def can_log_in(balancer, nickname):
+    with Client("127.0.0.1", balancer.port) as player:
+        try:
+            return player.login(nickname)
+        except RpcError:
+            return None
+
+
+def test_a_server_is_drained(balancer, programs):
+    one, two = programs
+    clients = [Client("127.0.0.1", balancer.port) for _ in range(4)]
+    for number, player in enumerate(clients):
+        player.login("player %d" % number)
+    assert players(one) == 2
+    assert balancer.ask("set server servers/one state drain").strip() == ""
+    for number, player in enumerate(clients):
+        assert player.buy("potion")["items"] == ["potion"]      # nobody is disturbed
+        player.close()
+        wait_for(lambda: can_log_in(balancer, "player %d" % number), "the nickname")
+    wait_for(lambda: players(one) == players(two) == 0, "all to be gone")
+    newcomers = [Client("127.0.0.1", balancer.port) for _ in range(4)]
+    for number, player in enumerate(newcomers):
+        player.login("player %d" % number)
+    assert (players(one), players(two)) == (0, 4)
+    for player in newcomers:
+        player.close()
+    one.process.send_signal(signal.SIGTERM)
+    assert one.wait() == 0
 
 
 # --- the unit ---------------------------------------------------------------------------------------
