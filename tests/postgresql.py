@@ -29,11 +29,12 @@ BINARIES = find_binaries()
 
 
 class Cluster(object):
-    """A running server; `url` has a user, password and port, and takes the name of a database."""
+    """A running server, or a replica of `primary`; `url` has a user, password and port, and takes the
+    name of a database."""
     PASSWORD = "p/a@s's w%rd"               # what needs care in a URL, and is found in no output
     QUOTED = "p%2Fa%40s's%20w%25rd"
 
-    def __init__(self, port, settings=(), parent=None):
+    def __init__(self, port, settings=(), parent=None, primary=None):
         self.port = port
         self.settings = ["listen_addresses=127.0.0.1", "max_connections=60",
                          "max_locks_per_transaction=400", "log_min_messages=fatal"] + list(settings)
@@ -45,20 +46,27 @@ class Cluster(object):
             names = {entry.pw_name for entry in pwd.getpwall()}
             self.user = pwd.getpwnam("postgres" if "postgres" in names else "nobody")
             os.chown(self.directory, self.user.pw_uid, self.user.pw_gid)
+        with open(os.devnull, "w") as nowhere:
+            self.process = self.run(self.copy(primary) if primary else self.initdb(), nowhere)
+        atexit.register(self.close)         # whatever happens, Ctrl-C as well
+        assert self.process.wait() == 0, "no PostgreSQL can be made"
+        self.start()
+        if primary is None:
+            self.template = self.create_database()
+            import db
+            db.create_tables(self.url(self.template))
+
+    def initdb(self):
         password = os.path.join(self.directory, "password")
         with open(password, "w") as file:
             file.write(str(self.PASSWORD) + "\n")
         os.chmod(password, 0o644)
-        with open(os.devnull, "w") as nowhere:
-            self.process = self.run(["initdb", "--no-sync", "--encoding=UTF8", "--locale=C",
-                                     "--username=lavka", "--auth=scram-sha-256",
-                                     "--pwfile=" + password, self.data], nowhere)
-        atexit.register(self.close)         # whatever happens, Ctrl-C as well
-        assert self.process.wait() == 0, "initdb fails"
-        self.start()
-        self.template = self.create_database()
-        import db
-        db.create_tables(self.url(self.template))
+        return ["initdb", "--no-sync", "--encoding=UTF8", "--locale=C", "--username=lavka",
+                "--auth=scram-sha-256", "--pwfile=" + password, self.data]
+
+    def copy(self, primary):
+        return ["pg_basebackup", "--pgdata", self.data, "--write-recovery-conf", "--no-sync",
+                "--checkpoint=fast", "--dbname", primary.url("postgres")]
 
     def run(self, command, output):
         def become_user():

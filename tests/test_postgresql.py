@@ -5,6 +5,7 @@ from __future__ import unicode_literals
 
 import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from conftest import (ROOT, PatientShop, Peer, Program, Ticker, audit, connect, 
 
 import db
 import postgresql
+import torture
 from constants import ANSWER_SECONDS, ITEMS, TICK_SECONDS
 
 CHEAP = "potion"
@@ -279,6 +281,34 @@ def test_no_room_for_more_nicknames(directory, caplog):
                                        ).fetchone() == (1,)
             assert shop.login("player 7")[1]
             assert not shop.commit()
+
+
+def test_a_failover(directory):
+    """The primary dies under load, its replica takes over: nothing that was told is lost."""
+    primary = postgresql.Cluster(free_port())
+    replica = postgresql.Cluster(free_port(), primary=primary)
+    with contextlib.closing(primary), contextlib.closing(replica):
+        # Each commit waits for the replica's disk.
+        primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        primary.execute("SELECT pg_reload_conf()")
+        database = primary.url(primary.template).replace(
+            ":%d/" % primary.port, ":%d,127.0.0.1:%d/" % (primary.port, replica.port)) \
+            + "?target_session_attrs=read-write"
+        assert "is a replica" in run("server.py", "--database", replica.url(primary.template))[1]
+        program = Program(directory, database=database)
+        traders = [torture.Trader("trader %d" % number, random.Random(number)) for number in range(10)]
+        for trader in traders:
+            trader.log_in(program.port)
+        assert torture.drive(traders, 0.3, 4)
+        primary.kill()
+        for trader in traders:
+            trader.leave()
+        replica.execute("SELECT pg_promote()")
+        for trader in traders:
+            trader.log_in(program.port)             # checks what is there
+        assert torture.drive(traders, 0.1, 4)
+        program.kill()
+        audit(database)
 
 
 # --- a tick -----------------------------------------------------------------------------------------
