@@ -608,8 +608,8 @@ class PostgreSQL(object):
     may be another server's by now.
 
     A statement takes longer on its way than all that a request costs. So a tick has a few of them,
-    however many players trade: what is missing is noted, and `fetch` gets it for the next tick; one
-    statement stores everything; one gives back the nicknames of those who left.
+    however many players trade: what is missing is noted, and `fetch` gets all of it; one statement
+    stores everything; one gives back the nicknames of those who left.
     """
 
     SELECT = "SELECT id, credits, items FROM account WHERE nickname = ?"
@@ -891,8 +891,6 @@ class PostgreSQL(object):
     def damages(self):
         """Nothing: the database has its own tools for that."""
         return []
-
-    # --- the connection -------------------------------------------------------------------------
 
     def copy_to(self, path, progress):
         """Have pg_dump write a copy of one state to a file, for pg_restore."""

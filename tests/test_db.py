@@ -769,12 +769,17 @@ SQLITE_DAMAGE = [       # what PostgreSQL does not take
 @pytest.mark.parametrize("database, damage, says", [
     (database, damage, says) for damage, says in DAMAGE for database in ("sqlite", "postgresql")]
     + [("sqlite", damage, says) for damage, says in SQLITE_DAMAGE], indirect=["database"])
-def test_verify_finds(played, outside, directory, damage, says, database):
-    assert run("verify", cwd=directory, LAVKA_DATABASE=database) == (0, "accounts: 2, rows of the ledger: 5, problems: 0\n", "")
+def test_verify_finds(played, outside, database, damage, says):
+    assert verify(database) == (0, "accounts: 2, rows of the ledger: 5, problems: 0\n")
     outside.execute(damage)
-    status, out, err = run("verify", cwd=directory, LAVKA_DATABASE=database)
-    assert (status, err) == (1, "") and says in out and "rows of the ledger: " in out
+    status, out = verify(database)
+    assert status == 1 and says in out and "rows of the ledger: " in out
     assert out.splitlines()[-1].endswith("problems: %d" % (out.count("\n") - 1))
+
+
+def verify(database):
+    out = io.StringIO()
+    return db.verify(db.storage_of(database), out), out.getvalue()
 
 
 @both

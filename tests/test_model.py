@@ -155,6 +155,13 @@ def play_on_postgresql(cluster):
 
 TestSessions = Sessions.TestCase
 TestSessionsOnPostgreSQL = pytest.mark.usefixtures("play_on_postgresql")(SessionsOnPostgreSQL.TestCase)
-TestSessions.settings = TestSessionsOnPostgreSQL.settings = settings(
-    max_examples=int(os.environ.get("LAVKA_TEST_EXAMPLES", 30)), stateful_step_count=40,
-    deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def set_examples(case, number):
+    case.settings = settings(
+        max_examples=int(os.environ.get("LAVKA_TEST_EXAMPLES", number)), stateful_step_count=40,
+        deadline=None, suppress_health_check=list(HealthCheck))
+
+
+set_examples(TestSessions, 30)
+set_examples(TestSessionsOnPostgreSQL, 8)

@@ -78,11 +78,27 @@ NOBODY = "postgresql://lavka:5ecret@127.0.0.1:%d/shop" % free_port()
     ("postgresql://127.0.0.1:x/shop", "this is no URL of a database"),
     ("postgresql://lavka:5ecret%00@127.0.0.1/shop", "this is no URL of a database")])
 def test_a_url_that_is_of_no_use(cluster, url, says):
-    for program, arguments in [("server.py", ["--port", "0"]), ("db.py", []), ("db.py", ["verify"]),
-                               ("db.py", ["grant", "bob", "5"]), ("db.py", ["history", "bob"]),
-                               ("db.py", ["show", "bob"]), ("db.py", ["backup", "no/such/file"])]:
-        status, said = run(program, "--database", url, *arguments)
-        assert (status, said.count("\n")) == (1, 1) and says in said and "5ecret" not in said
+    status, said = run("server.py", "--port", "0", "--database", url)
+    assert (status, said.count("\n")) == (1, 1) and says in said and "5ecret" not in said
+    code = ("import sys, db\n"
+            "for command in ([], ['verify'], ['grant', 'bob', '5'], ['history', 'bob'],\n"
+            "                ['show', 'bob'], ['backup', 'no/such/file']):\n"
+            "    assert db.main(command + ['--database', sys.argv[1]]) == 1\n")
+    process = subprocess.Popen([sys.executable, "-c", code, url], cwd=ROOT, env=environment(),
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    said = process.communicate()[0].decode("utf-8")
+    assert process.returncode == 0 and "5ecret" not in said
+    assert [says in line for line in said.splitlines()] == [True] * 6
+
+
+@pytest.mark.parametrize("program, arguments", [
+    ("db.py", ["postgresql://lavka:5ecret@127.0.0.1/shop"]),
+    ("db.py", ["--databse", "postgresql://lavka:5ecret@127.0.0.1/shop"]),
+    ("server.py", ["--databse=postgresql://lavka:5ecret@127.0.0.1/shop"]),
+    ("server.py", ["postgresql://lavka:5ecret@127.0.0.1/shop"])])
+def test_a_url_in_a_wrong_place(program, arguments):
+    status, said = run(program, *arguments)
+    assert status == 2 and "usage: " in said and "5ecret" not in said
 
 
 def test_a_wrong_password(cluster, new_database):
