@@ -40,7 +40,7 @@ stats: .venv/play               ## what the server counts
 	@$(PY) client.py --stats
 
 test: .venv/test                ## the suite, on this Python
-	$(PY) -m pytest -q tests
+	$(PY) -m pytest -q -n 2 tests
 
 test-all: .venv/test            ## the suite, on every Python of VERSIONS that is there
 	@found=; for version in $(VERSIONS); do \
@@ -53,7 +53,7 @@ test-all: .venv/test            ## the suite, on every Python of VERSIONS that i
 	done; \
 	for version in $$found; do \
 		echo "Python $$version:"; \
-		LAVKA_TEST_PYTHONS="$$others" .venv-$$version/bin/python -m pytest -q tests || exit 1; \
+		LAVKA_TEST_PYTHONS="$$others" .venv-$$version/bin/python -m pytest -q -n 2 tests || exit 1; \
 	done
 
 torture: .venv/test             ## faults without end; TORTURE='--seconds 60 --seed 1 --only kill'

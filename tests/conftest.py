@@ -23,6 +23,8 @@ sys.path.insert(0, ROOT)
 import db           # noqa: E402
 import server       # noqa: E402
 
+MAX_WORKERS = 64    # of pytest-xdist; each has ports of its own
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % MAX_WORKERS
 PATIENCE = 20       # seconds until a condition that never comes fails its test
 
 
@@ -131,7 +133,7 @@ def free_port():
     """A port that nobody serves, below those that the kernel gives away: nobody gets it meanwhile,
     which matters to who connects to a server that has gone."""
     while True:
-        port = random.randrange(10000, 30000)
+        port = random.randrange(10000 + WORKER, 30000, MAX_WORKERS)
         with contextlib.closing(socket.socket()) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
