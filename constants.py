@@ -77,7 +77,9 @@ ACCEPT_PAUSE_SECONDS = 1      # after running out of descriptors; a retry at onc
 SWEEP_SECONDS = 0.25          # between two looks at the deadlines above; their precision
 BUSY_SECONDS = 0.25           # to wait for another program's lock; all players wait meanwhile
 TOOL_SECONDS = 5              # the same for the commands of db.py, for whom no player waits
-CONNECT_SECONDS = 2           # to connect to PostgreSQL: the least that libpq takes; players wait
+STATEMENT_SECONDS = 4         # for PostgreSQL to answer; all wait meanwhile, and clients give up
+                              # after 5
+CONNECT_SECONDS = 2           # for each step of connecting to one host of it; all wait meanwhile
 RETRY_SECONDS = (0.25, 5)     # between two attempts to connect again: at first, and at last
 CALM_SECONDS = 1              # without a failure until storage counts as working again
 FLOOD_SECONDS = 10            # between two counts of what happens too often for a line each

@@ -43,9 +43,10 @@ import time
 
 import peewee
 
-from constants import (ANSWER_SECONDS, BUSY_SECONDS, CALM_SECONDS, CONNECT_SECONDS, CREDITS_RANGE, DATABASE, ITEMS,
+from constants import (BUSY_SECONDS, CALM_SECONDS, CONNECT_SECONDS, CREDITS_RANGE, DATABASE, ITEMS,
                        KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES,
-                       MAX_CLIENTS, MAX_CREDITS, PAGE_SIZE, RETRY_SECONDS, TOOL_SECONDS,
+                       MAX_CLIENTS, MAX_CREDITS, PAGE_SIZE, RETRY_SECONDS, STATEMENT_SECONDS,
+                       TOOL_SECONDS,
                        USER_TIMEOUT_SECONDS, WAL_SIZE)
 from models import TABLES, Account, Trade
 
@@ -141,6 +142,8 @@ class Shop(object):
         self._has_looked = False        # for another version, since the last commit
         self._failures = 0              # since storage last worked
         self._failed_at = 0             # the time of the last one
+        self._said = None               # the last one that was logged, and when
+        self._said_at = 0
 
     def close(self):
         """Give the database back. What was not committed is gone."""
@@ -288,10 +291,14 @@ class Shop(object):
         return frozenset(failed)
 
     def _storage_failed(self, error):
-        if self.storage.is_lost:       # of which it tells itself
+        if self.storage.is_lost:        # of which it tells itself
+            self._failures = 0
             return
-        if not self._failures:          # once, not for every player who is refused
-            log.error("storage_failed error=%s", quoted(_said(error)))
+        # Once, not for every player who is refused; again when it is another failure.
+        said = _said(error)
+        if not self._failures or (said != self._said and time.time() >= self._said_at + CALM_SECONDS):
+            log.error("storage_failed error=%s", quoted(said))
+            self._said, self._said_at = said, time.time()
         self._failures += 1
         self._failed_at = time.time()
 
@@ -458,10 +465,13 @@ class SQLite(object):
     def has_released(self):
         return False
 
+    def needs_care(self):
+        return False
+
     def finish(self):
         pass
 
-    def reconnect(self, now):
+    def reconnect(self, clock):
         pass
 
     # --- for the commands -----------------------------------------------------------------------
@@ -632,9 +642,9 @@ class PostgreSQL(object):
             RETURNING nickname, id),
         saved AS (
             UPDATE account SET credits = new.credits, items = new.items
-            FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::bigint[], %s::text[])
-                AS new (id, credits, items, loaded_credits, loaded_items)
-            WHERE account.id = new.id
+            FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::bigint[], %s::text[])
+                AS new (nickname, id, credits, items, loaded_credits, loaded_items)
+            WHERE account.id = new.id AND account.nickname = new.nickname
                 AND account.credits = loaded_credits AND account.items = loaded_items
             RETURNING account.nickname, account.id),
         stored AS (SELECT * FROM opened UNION ALL SELECT * FROM saved),
@@ -667,11 +677,13 @@ class PostgreSQL(object):
         except ImportError:
             raise CannotOpen("PostgreSQL needs a driver: pip install -r requirements-postgresql.txt")
         self._driver = psycopg2
-        self._parameters, self.name = _read_url(url, psycopg2)
+        self._parameters, self._hosts, self.name = _read_url(url, psycopg2)
+        self._session = None            # the process of PostgreSQL's for us, and when it began
         self.socket = None              # becomes readable when the connection ends; a new one for
                                         # each, for the caller to close when it is another one
         self.is_lost = False            # the connection
         self._is_told = True            # whether `finish` has told of it
+        self._why = None                # it could not be made again, as was logged last
         self._retry_at = 0              # the time of the next attempt to connect
         self._pause = RETRY_SECONDS[0]  # before the one after it
         self._lock_seconds = TOOL_SECONDS
@@ -681,19 +693,20 @@ class PostgreSQL(object):
         self._at_hand = {}              # nickname -> row, None, IN_USE or UNREAD; of this tick
         self._kept = set()              # the nicknames of our players
         self._released = set()          # others that are still locked
+        self._doubtful = set()          # others that may be, since a statement failed
 
     # --- for the server -------------------------------------------------------------------------
 
     def serve(self):
         """Connect as a server."""
-        self._lock_seconds, self._answer_seconds = BUSY_SECONDS, ANSWER_SECONDS
+        self._lock_seconds, self._answer_seconds = BUSY_SECONDS, STATEMENT_SECONDS
         self._open(TABLES)
         room, = self.query("SELECT current_setting('max_locks_per_transaction')::bigint * "
                            "(current_setting('max_connections')::bigint "
                            "+ current_setting('max_prepared_transactions')::bigint)").fetchone()
         if room < MAX_CLIENTS:
-            log.warning("few_locks room_for=%d: all servers together have no more players, unless "
-                        "max_locks_per_transaction is raised in postgresql.conf", room)
+            log.warning("few_locks room_for=%d: players of all servers together; a greater "
+                        "max_locks_per_transaction has room for more", room)
 
     def close(self):
         self.database.close()
@@ -729,6 +742,7 @@ class PostgreSQL(object):
             return
         wanted, self._wanted = self._wanted, set()
         self._at_hand.update(dict.fromkeys(wanted, self.UNREAD))
+        wanted -= self._doubtful
         self._lock(wanted - self._kept - self._released)
         ours = [nickname for nickname in wanted if self._at_hand[nickname] is not self.IN_USE]
         rows = self._rows(ours)
@@ -736,11 +750,13 @@ class PostgreSQL(object):
 
     def _lock(self, nicknames):
         if nicknames:
-            self._released |= nicknames         # if it fails, nobody knows how many it has locked
+            self._doubtful |= nicknames         # if it fails
             for nickname, is_ours in self._run(self.LOCK, _array(nicknames)).fetchall():
-                if not is_ours:
-                    self._released.discard(nickname)
+                if is_ours:
+                    self._released.add(nickname)
+                else:
                     self._at_hand[nickname] = self.IN_USE
+            self._doubtful -= nicknames
 
     def _rows(self, nicknames):
         """{nickname: row} of those that there are."""
@@ -752,8 +768,8 @@ class PostgreSQL(object):
         opened = [account for account in rows if account.stored is None]
         columns = (
             _columns([(account.nickname,) + rows[account] for account in opened], 3)
-            + _columns([account.stored[:1] + rows[account] + account.stored[1:]
-                        for account in rows if account.stored is not None], 5)
+            + _columns([(account.nickname, account.id) + rows[account] + account.stored[1:]
+                        for account in rows if account.stored is not None], 6)
             + [int(time.time())]
             + _columns([(change[0].nickname,) + change[1:] for change in ledger], 5))
         ids = dict(self._run(self.SAVE, *columns).fetchall())
@@ -770,8 +786,9 @@ class PostgreSQL(object):
 
     def keep(self, nickname):
         """It is one of our players'."""
-        self._released.discard(nickname)
-        self._kept.add(nickname)
+        if not self.is_lost:
+            self._released.discard(nickname)
+            self._kept.add(nickname)
 
     def release(self, nickname):
         """It is not any more; `finish` gives it back."""
@@ -782,16 +799,22 @@ class PostgreSQL(object):
     def has_released(self):
         return bool(self._released)
 
+    def needs_care(self):
+        """Whether there is something to do now and then, though nobody asks for it."""
+        return self.is_lost or bool(self._doubtful)
+
     def finish(self):
         """End a tick. Raises ConnectionLost, once."""
         self._at_hand = {}
         self._ticks += 1
-        if self._released:
+        self._doubtful |= self._released
+        self._released = set()
+        if self._doubtful:
             try:
-                self._run(self.UNLOCK, _array(self._released))
-            except peewee.PeeweeException as error:
-                self._lose(error)               # which frees them, too
-            self._released.clear()
+                self._run(self.UNLOCK, _array(self._doubtful))
+                self._doubtful = set()
+            except peewee.PeeweeException:
+                pass                            # the next tick tries it again
         if not self._is_told:
             self._is_told = True
             raise ConnectionLost()
@@ -809,7 +832,7 @@ class PostgreSQL(object):
         if self.is_lost:
             raise peewee.OperationalError("there is no connection")
         try:
-            return self._execute(sql, parameters)
+            return self.database.execute_sql(sql, parameters)
         except peewee.PeeweeException as error:
             if self._connection.closed:
                 self._lose(error)
@@ -825,22 +848,30 @@ class PostgreSQL(object):
             self.socket = None
             self._retry_at = 0
             self._pause = RETRY_SECONDS[0]
-            for nicknames in (self._wanted, self._at_hand, self._kept, self._released):
+            for nicknames in (self._wanted, self._at_hand, self._kept, self._released,
+                              self._doubtful):
                 nicknames.clear()
 
-    def reconnect(self, now):
-        """Try to connect again, if it is time; `now` is in seconds."""
-        if self.is_lost and now >= self._retry_at:
-            begin = time.time()
+    def reconnect(self, clock):
+        """Try to connect again, if it is time by this clock, in seconds."""
+        begin = clock()
+        if self.is_lost and begin >= self._retry_at:
+            last = self._session
             try:
-                self._connect()
-            except CannotOpen as error:
-                log.error("no_database error=%s", quoted("%s" % error))
-                took = min(time.time() - begin, RETRY_SECONDS[1])       # nobody is served meanwhile
-                self._retry_at = now + max(2 * took, self._pause)
+                self._open(TABLES)
+                # Ours is gone, but its process may not have noticed, and then has the nicknames.
+                self.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                           "WHERE pid = ? AND backend_start = ?", *last)
+            except (CannotOpen, peewee.PeeweeException) as error:
+                if "%s" % error != self._why:
+                    self._why = "%s" % error
+                    log.error("storage_unreachable error=%s", quoted(self._why))
+                took = clock() - begin          # nobody was served meanwhile
+                self._retry_at = begin + took + max(took, self._pause)
                 self._pause = min(2 * self._pause, RETRY_SECONDS[1])
             else:
                 self.is_lost = False
+                self._why = None
                 log.warning("storage_found")
 
     # --- for the commands -----------------------------------------------------------------------
@@ -848,11 +879,11 @@ class PostgreSQL(object):
     def create_tables(self):
         self._connect()
         try:
-            with self.database.bind_ctx(TABLES), self.database.atomic():
+            with self.database.bind_ctx(TABLES), self._transaction():
                 # Two who create them at once would be in each other's way; and who creates what is
                 # there already would be in the servers' way.
                 self.query("SELECT pg_advisory_xact_lock(hashtextextended('', 0))")
-                if not all(model.table_exists() for model in TABLES):
+                if not Account.table_exists():      # there never were accounts without a ledger
                     self.database.create_tables(TABLES)
                 _check_schema(self.database, self.name, TABLES)
         except _STORAGE_ERRORS as error:
@@ -871,12 +902,19 @@ class PostgreSQL(object):
     def changing(self):
         """Open it for one transaction."""
         self._open(TABLES)
-        with contextlib.closing(self.database), self.database.atomic():
+        with contextlib.closing(self.database), self._transaction():
             yield
+
+    @contextlib.contextmanager
+    def _transaction(self):
+        """One that is undone by closing the connection, as whoever uses it does."""
+        self.database.begin()
+        yield
+        self.database.commit()
 
     def query(self, sql, *parameters):
         """The rows of a SELECT."""
-        return self._execute(sql.replace("?", "%s"), parameters)
+        return self.database.execute_sql(sql.replace("?", "%s"), parameters)
 
     def stream(self, sql):
         """The rows of a SELECT after `begin_reading`, one after the other, however many."""
@@ -895,6 +933,8 @@ class PostgreSQL(object):
     def copy_to(self, path, progress):
         """Have pg_dump write a copy of one state to a file, for pg_restore."""
         parameters, variables = dict(self._parameters), dict(os.environ)
+        parameters.update({name: ",".join(host[name] for host in self._hosts)
+                           for name in self._hosts[0]})
         if "password" in parameters:            # which everybody could read in a command line
             variables["PGPASSWORD"] = parameters.pop("password")
         command = ["pg_dump", "--format=custom", "--no-password", "--file", path, "--dbname",
@@ -914,14 +954,10 @@ class PostgreSQL(object):
 
     # --- the connection -------------------------------------------------------------------------
 
-    def _execute(self, sql, parameters):
-        try:
-            return self.database.execute_sql(sql, parameters)
-        except self._driver.Error as error:     # one that peewee does not know; 2.7: QueryCanceled
-            raise peewee.OperationalError(*error.args)
-
     def _wait(self, connection):
         """Wait for an answer, for the driver: in libpq, signals would have to wait, too."""
+        is_connecting = connection.status == self._driver.extensions.STATUS_SETUP
+        seconds = CONNECT_SECONDS if is_connecting else self._answer_seconds
         poller = select.poll()                  # select has no descriptors over 1023
         events = {self._driver.extensions.POLL_READ: select.POLLIN,
                   self._driver.extensions.POLL_WRITE: select.POLLOUT}
@@ -931,14 +967,13 @@ class PostgreSQL(object):
                 return
             poller.register(connection.fileno(), events[state])
             try:
-                answer = poller.poll(self._answer_seconds and 1000 * self._answer_seconds)
+                answer = poller.poll(seconds and 1000 * seconds)
             except select.error as error:       # 2.7: after a signal
                 if error.args[0] != errno.EINTR:
                     raise
             else:
                 if not answer:                  # the driver ends the connection
-                    raise self._driver.OperationalError(
-                        "PostgreSQL has not answered for %s s" % self._answer_seconds)
+                    raise self._driver.OperationalError("no answer for %s s" % seconds)
 
     def _open(self, models):
         """Connect to a database that has the tables of the models. Raises CannotOpen."""
@@ -950,18 +985,25 @@ class PostgreSQL(object):
             raise
 
     def _connect(self):
-        """Connect to a database on which a commit is durable. Raises CannotOpen."""
-        parameters = dict(self._parameters)
-        parameters.setdefault("connect_timeout", CONNECT_SECONDS)
+        """Connect to the first host that has a database on which a commit is durable; libpq would
+        wait for each without a limit here. Raises CannotOpen."""
+        reasons = []
+        for host in self._hosts:
+            try:
+                return self._connect_to(host)
+            except CannotOpen as error:
+                reasons.append("%s" % error)
+        raise CannotOpen("; ".join(reasons))
+
+    def _connect_to(self, host):
+        parameters = dict(self._parameters, **host)
         parameters.setdefault("fallback_application_name", "lavka")
-        self.database = peewee.PostgresqlDatabase(parameters.pop("dbname", ""), encoding="utf8",
-                                                  **parameters)
+        self.database = _PostgresqlDatabase(parameters.pop("dbname"), encoding="utf8", **parameters)
         extensions = self._driver.extensions
-        extensions.set_wait_callback(None)      # libpq itself keeps to connect_timeout
+        extensions.set_wait_callback(self._wait)
         try:
             self.database.connect()
             self._connection = self.database.connection()
-            extensions.set_wait_callback(self._wait)
             if sys.version_info[0] < 3:         # 2.7: or numbers would be long, not int
                 extensions.register_type(extensions.new_type(
                     (20,), str("BIGINT"), lambda text, cursor: text and int(text)), self._connection)
@@ -978,6 +1020,8 @@ class PostgreSQL(object):
                 "pg_is_in_recovery(), current_setting('fsync') = 'on' "
                 "AND current_setting('full_page_writes') = 'on' "
                 "AND current_setting('synchronous_commit') IN ('on', 'remote_apply')").fetchone()
+            self._session = self.query("SELECT pid, backend_start FROM pg_stat_activity "
+                                       "WHERE pid = pg_backend_pid()").fetchone()
         except peewee.PeeweeException as error:
             self.database.close()
             raise CannotOpen("cannot open the database %s: %s" % (self.name, _said(error)))
@@ -994,30 +1038,48 @@ class PostgreSQL(object):
         self.socket = socket.fromfd(self._connection.fileno(), socket.AF_INET, socket.SOCK_STREAM)
 
 
+class _PostgresqlDatabase(peewee.PostgresqlDatabase):
+    """peewee's, whose errors are all peewee's."""
+
+    def execute_sql(self, *arguments, **options):
+        try:
+            return super(_PostgresqlDatabase, self).execute_sql(*arguments, **options)
+        except self.connection().Error as error:        # 2.7: QueryCanceled
+            raise peewee.OperationalError(*error.args)
+
+
 # A URL's password, user and host end where libpq thinks they do; where people might think otherwise,
 # it is refused, or a part of a password would be taken for a host and be told to everyone.
-_URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*:/")
+_URL = re.compile(r".*://|.*password=|\W*postgres(ql)?(:|;|//)|/*[^/]*:[^/]*@")
 _POSTGRESQL_URL = re.compile(r"postgres(ql)?://([^@/?#]*@)?[^@#]*$")
 
 
 def _read_url(url, driver):
-    """(the parameters of a connection, the URL without its password). Raises CannotOpen."""
-    if not re.match("postgres(ql)?://", url):
+    """(the parameters of a connection, those of each host, the URL without its password). Raises
+    CannotOpen."""
+    if not re.match("postgres(ql)?:", url):
         raise CannotOpen("a database is a file, or postgresql://user:password@host/name")
-    parameters = None
+    parameters = {}
     if _POSTGRESQL_URL.match(url):
         try:
             parameters = driver.extensions.parse_dsn(url)
             "".join(parameters.values())        # 2.7: fails for more than ASCII, as the driver would
         except (driver.Error, UnicodeError):    # whose text may have a part of the password
             pass
-    if parameters is None or not re.match("[0-9,]*$", parameters.get("port", "")):
+    user, name = parameters.get("user", ""), parameters.get("dbname")
+    hosts = parameters.pop("host", "").split(",")
+    ports = parameters.pop("port", "").split(",")
+    if len(ports) == 1:
+        ports *= len(hosts)
+    if not name or len(ports) != len(hosts) or not re.match("[0-9]*$", "".join(ports)):
         raise CannotOpen("this is no URL of a database: it has to be "
                          "postgresql://user:password@host:port/name, with %XX for each special "
                          "character in a name or the password")
-    user, host, port, name = [parameters.get(key, "") for key in ("user", "host", "port", "dbname")]
-    return parameters, printable("postgresql://%s%s%s/%s" % (user and user + "@", host,
-                                                            port and ":" + port, name))
+    places = [dict([("host", host)] * bool(host) + [("port", port)] * bool(port))
+              for host, port in zip(hosts, ports)]
+    return parameters, places, printable("postgresql://%s%s/%s" % (
+        user and user + "@",
+        ",".join(host + (port and ":" + port) for host, port in zip(hosts, ports)), name))
 
 
 def _columns(rows, number):
@@ -1054,6 +1116,7 @@ def _check_schema(database, name, models):
             if not database.table_exists(table):
                 raise CannotOpen("the database %s has no table %s: create it with: %s"
                                  % (name, table, _command(name)))
+            database.execute_sql("SELECT * FROM %s LIMIT 0" % table)    # if we may
             columns = {column.name for column in database.get_columns(table)}
             unique = [index.columns for index in database.get_indexes(table) if index.unique]
         except _STORAGE_ERRORS as error:
@@ -1064,12 +1127,14 @@ def _check_schema(database, name, models):
 
 def _command(name):
     """What to type to create the tables of this database."""
+    if _URL.match(name):                        # of which the password is not told
+        return "python db.py, with the same database"
     return "python db.py" if name == DATABASE else "python db.py --database %s" % name
 
 
 # --- the commands of python db.py -----------------------------------------------------------
-# Each is safe while a server runs on the file. They write text to `out`; they raise CannotOpen,
-# CommandFailed, or what SQLite has to say.
+# Each is safe while servers run on the database. They write text to `out`; they raise CannotOpen,
+# CommandFailed, or what the database has to say.
 
 class CommandFailed(Exception):
     """A command was not carried out; the text is one sentence for whoever typed it."""

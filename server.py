@@ -1,7 +1,7 @@
 # -*- coding: utf-8 -*-
 """The server: every client's connection on one event loop, in one thread.
 
-    python server.py [--host HOST] [--port PORT] [--database FILE] [--log-level LEVEL]
+    python server.py [--host HOST] [--port PORT] [--database DATABASE] [--log-level LEVEL]
 
 One pass of the loop, `Server.tick`, reads, applies what was read, commits once, and only then
 writes the replies; docs/architecture.md follows a request through it.
@@ -256,7 +256,7 @@ class Server(object):
         if self.backlog or self.shop.has_changes():
             return 0
         if self.timed or self.accept_from > self.now or self.floods.others \
-                or self.shop.storage.is_lost:
+                or self.shop.storage.needs_care():
             sweep = max(0, self.next_sweep - self.clock())
             return sweep if timeout is None else min(timeout, sweep)
         return timeout
@@ -668,7 +668,7 @@ class Server(object):
         """Drop the connections whose time is up, and log the counts of floods."""
         self.next_sweep = self.now + constants.SWEEP_SECONDS
         if not self.stopping:
-            self.shop.storage.reconnect(self.now)
+            self.shop.storage.reconnect(self.clock)
         if self.floods.others and self.now >= self.floods.tell_at:
             self.floods.tell()
         for connection in list(self.timed):

@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import (ROOT, PatientShop, Peer, Program, Ticker, audit, connect, environment, free_port,
@@ -17,7 +18,7 @@ from conftest import (ROOT, PatientShop, Peer, Program, Ticker, audit, connect, 
 import db
 import postgresql
 import torture
-from constants import ANSWER_SECONDS, ITEMS, TICK_SECONDS
+from constants import ITEMS, STATEMENT_SECONDS, TICK_SECONDS
 
 CHEAP = "potion"
 
@@ -76,6 +77,16 @@ NOBODY = "postgresql://lavka:5ecret@127.0.0.1:1/shop"     # where nobody listens
     ("postgresql://127.0.0.1/shop?password=5ecret&pass", "this is no URL of a database"),
     ("postgresql://127.0.0.1/shop?passwort=5ecret", "this is no URL of a database"),
     ("postgresql://127.0.0.1:x/shop", "this is no URL of a database"),
+    ("postgresql://lavka:5ecret@127.0.0.1", "this is no URL of a database"),
+    ("postgresql://lavka:5ecret@127.0.0.1/", "this is no URL of a database"),
+    ("postgresql://", "this is no URL of a database"),
+    ("postgresql:lavka:5ecret@127.0.0.1/shop", "this is no URL of a database"),
+    (" postgresql://lavka:5ecret@127.0.0.1/shop", "a database is a file, or postgresql://"),
+    ('"postgresql://lavka:5ecret@127.0.0.1/shop"', "a database is a file, or postgresql://"),
+    ("//lavka:5ecret@127.0.0.1/shop", "a database is a file, or postgresql://"),
+    ("lavka:5ecret@127.0.0.1/shop", "a database is a file, or postgresql://"),
+    ("postgresql//lavka:5ecret@127.0.0.1/shop", "a database is a file, or postgresql://"),
+    ("dbname=lavka user=lavka password=5ecret", "a database is a file, or postgresql://"),
     ("postgresql://lavka:5ecret%00@127.0.0.1/shop", "this is no URL of a database")])
 def test_a_url_that_is_of_no_use(cluster, url, says):
     status, said = run("server.py", "--port", "0", "--database", url)
@@ -129,7 +140,7 @@ def test_the_tables_are_made_once(new_database):
     """By several at once, and again; without them it says which command makes them, and of the
     password nothing."""
     status, said = run("server.py", "--port", "0", "--database", new_database)
-    assert status == 1 and "python db.py --database postgresql://lavka@127.0.0.1:" in said
+    assert status == 1 and "create it with: python db.py, with the same database" in said
     processes = [subprocess.Popen([sys.executable, os.path.join(ROOT, "db.py")],
                                   env=environment(LAVKA_DATABASE=new_database)) for _ in range(4)]
     assert [process.wait() for process in processes] == [0] * 4
@@ -250,7 +261,7 @@ def test_who_lost_the_connection_can_store_nothing(database, open_shop, cluster)
     assert log_in_refused(first) == "storage_failed"
     second.buy(again, "torch")
     assert not second.commit()
-    first.storage.reconnect(0)
+    first.storage.reconnect(time.time)
     assert not first.storage.is_lost and log_in_refused(first) == "nickname_in_use"
     second.logout(again)
     second.commit()
@@ -430,8 +441,10 @@ def frozen(database):
     """Hold the process of PostgreSQL's that works for a server."""
     (pid,), = session(database, "pid")
     os.kill(pid, signal.SIGSTOP)
-    yield
-    os.kill(pid, signal.SIGCONT)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 @on_postgresql
@@ -439,13 +452,13 @@ def test_a_database_that_hangs_is_lost(database):
     ticker = Ticker(database)
     with contextlib.closing(ticker):
         peer, _ = ticker.client("bob")
-        assert ticker.shop.storage._answer_seconds == ANSWER_SECONDS
+        assert ticker.shop.storage._answer_seconds == STATEMENT_SECONDS
         ticker.shop.storage._answer_seconds = 0.1
         with frozen(database):
             peer.send(request("buy", item=CHEAP))
             ticker.until(lambda: ticker.shop.storage.is_lost)
             assert peer.line() is None
-        ticker.shop.storage._answer_seconds = ANSWER_SECONDS
+        ticker.shop.storage._answer_seconds = STATEMENT_SECONDS
         wait_for(lambda: session(database, "pid") == [], "the session to end")
         ticker.clock.now += 1
         ticker.until(lambda: not ticker.shop.storage.is_lost)
@@ -542,7 +555,7 @@ def test_a_backup_without_pg_dump(database, directory):
 def test_a_backup_that_fails(cluster, database, directory, open_shop):
     """pg_dump is told what it needs, and says itself what is wrong."""
     storage = open_shop(database).storage
-    storage._parameters["port"] = "1"
+    storage._hosts[0]["port"] = "1"
     with pytest.raises(db.CommandFailed) as caught:
         storage.copy_to(os.path.join(directory, "copy"), None)
     assert "refused" in "%s" % caught.value and cluster.PASSWORD not in "%s" % caught.value
