@@ -219,6 +219,7 @@ class Server(object):
                 break
             if self.waiting:
                 self.shop.fetch()
+                deadline = clock() + constants.TICK_SECONDS     # the storage may take long
                 touched += self.waiting
                 self.waiting = []
             elif self.shop.has_changes():

@@ -313,8 +313,8 @@ class Clock(object):
 class Ticker(object):
     """A Server in this process, whose ticks the test makes, and the sockets of its clients."""
 
-    def __init__(self, path, **options):
-        self.clock = Clock()
+    def __init__(self, path, clock=None, **options):
+        self.clock = clock or Clock()
         self.shop = db.Shop(path)
         self.listener = server.listen("127.0.0.1", 0)
         self.port = self.listener.getsockname()[1]

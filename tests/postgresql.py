@@ -115,8 +115,20 @@ class Cluster(object):
         return "postgresql://lavka:%s@127.0.0.1:%d/%s" % (self.QUOTED, self.port, name)
 
     def kill(self):
-        """The whole server, with kill -9."""
-        self.process.kill()
+        """All of its processes, with kill -9."""
+        processes = [self.process.pid]
+        for pid in filter(str.isdigit, os.listdir(str("/proc"))):
+            try:
+                with open("/proc/%s/stat" % pid) as stat:
+                    if int(stat.read().rsplit(")", 1)[1].split()[1]) == self.process.pid:
+                        processes.append(int(pid))
+            except EnvironmentError:        # it has ended meanwhile
+                pass
+        for pid in processes:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except OSError:
+                pass
         self.process.wait()
 
     def close(self):

@@ -746,6 +746,7 @@ DAMAGE = [
      "row 2 of the ledger is another opening"),
     # The order of the items is part of the account.
     ("UPDATE account SET items = 'sword,potion' WHERE nickname = 'bob'", 'account "bob": its items'),
+    ("UPDATE trade SET account_id = 2 WHERE id = 4", "row 4 of the ledger"),
 ]
 SQLITE_DAMAGE = [       # what PostgreSQL does not take
     ("UPDATE account SET credits = 'many' WHERE nickname = 'ann'", "it has \"many\" credits"),
@@ -762,7 +763,6 @@ SQLITE_DAMAGE = [       # what PostgreSQL does not take
      'it has "\\u001b[31mred" credits'),
     ("UPDATE trade SET account_id = 'x' WHERE id = 2", 'is of account "x", which is not there'),
     ("UPDATE trade SET account_id = 1.5 WHERE id = 2", "is of account 1.5, which is not there"),
-    ("UPDATE trade SET account_id = 2 WHERE id = 4", "row 4 of the ledger"),
 ]
 
 

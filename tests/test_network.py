@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, Peer, Program, environment, free_port, wait_for
+from conftest import ROOT, Peer, environment, free_port, wait_for
 from test_client import NICKNAME, OPTION, play, run     # noqa: F401
 
 from client import Client, ServerGone
@@ -214,13 +214,10 @@ class Balancer(Proxy):
 
 
 @pytest.fixture
-def programs(cluster, directory):
+def programs(cluster, start):
     """Two servers on one database."""
     database = cluster.url(cluster.create_database(cluster.template))
-    programs = [Program(directory, database=database) for _ in range(2)]
-    yield programs
-    for program in programs:
-        program.kill()
+    return [start(database=database) for _ in range(2)]
 
 
 @pytest.fixture

@@ -12,12 +12,13 @@ import sys
 import time
 
 import pytest
-from conftest import (ROOT, PatientShop, Peer, Program, Ticker, audit, connect, environment, free_port,
+from conftest import (ROOT, PatientShop, Peer, Ticker, audit, connect, environment, free_port,
                       hold, on_postgresql, reason, request, wait_for)
 
 import db
 import postgresql
 import torture
+from client import monotonic
 from constants import ITEMS, STATEMENT_SECONDS, TICK_SECONDS
 
 CHEAP = "potion"
@@ -149,8 +150,8 @@ def test_the_tables_are_made_once(new_database):
 
 
 @on_postgresql
-def test_no_password_is_told_by_anything(cluster, database, directory):
-    program = Program(directory, "--log-level", "debug", database=database)
+def test_no_password_is_told_by_anything(cluster, database, start):
+    program = start("--log-level", "debug", database=database)
     peer = Peer(program.port, "bob")
     assert "result" in peer.call("buy", item=CHEAP)
     cluster.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -302,7 +303,7 @@ def test_no_room_for_more_nicknames(directory, caplog):
             assert log_in_refused(shop, "player 7") == "storage_failed"
             assert "out of shared memory" in caplog.text
             shop.buy(bob, CHEAP)
-            assert not shop.commit()
+            assert not shop.commit() and not shop.storage.is_lost
             with contextlib.closing(connect(database)) as outside:
                 assert outside.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
                                        ).fetchone() == (1,)
@@ -310,7 +311,7 @@ def test_no_room_for_more_nicknames(directory, caplog):
             assert not shop.commit()
 
 
-def test_a_failover(directory):
+def test_a_failover(start):
     """The primary dies under load, its replica takes over: nothing that was told is lost."""
     primary = postgresql.Cluster(free_port())
     replica = postgresql.Cluster(free_port(), primary=primary)
@@ -322,7 +323,7 @@ def test_a_failover(directory):
             ":%d/" % primary.port, ":%d,127.0.0.1:%d/" % (primary.port, replica.port)) \
             + "?target_session_attrs=read-write"
         assert "is a replica" in run("server.py", "--database", replica.url(primary.template))[1]
-        program = Program(directory, database=database)
+        program = start(database=database)
         traders = [torture.Trader("trader %d" % number, random.Random(number)) for number in range(10)]
         for trader in traders:
             trader.log_in(program.port)
@@ -379,6 +380,16 @@ def test_a_tick_asks_a_few_times_whatever_it_does(database, directory):
             ticker.until(lambda: not ticker.server.connections)
         for name in ("log in", "trade", "log out", "all", "batch"):
             assert counts[100, name] == counts[2, name] and counts[2, name][0] <= 4, counts
+        # Even of one who wants one nickname after the other.
+        peer, _ = ticker.client()
+        peer.send(b"".join(request("login", nickname="n %d" % n) + request("logout")
+                           for n in range(20)))
+        for _ in ticker.server.connections:
+            wait_for(lambda: all(server_has_input(c) for c in ticker.server.connections), "input")
+        del asked[:]
+        ticker.tick()
+        assert 4 < len(asked) <= 9
+        assert len(ticker.replies(peer, 40)) == 40
         audit(database)
 
 
@@ -408,9 +419,9 @@ def test_a_batch_is_carried_out_once(database):
 
 
 @on_postgresql
-def test_an_idle_server_notices_at_once(database, directory, cluster):
+def test_an_idle_server_notices_at_once(database, start, cluster):
     """Without a request, that its players may be another's."""
-    program = Program(directory, database=database)
+    program = start(database=database)
     player, stranger = Peer(program.port, "bob"), Peer(program.port)
     cluster.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                     "WHERE application_name = 'lavka'")
@@ -434,6 +445,80 @@ def test_a_statement_that_is_cancelled_is_a_failure_like_others(database, open_s
     outside.execute("ROLLBACK")
     shop.buy(account, CHEAP)
     assert not shop.commit()
+
+
+@on_postgresql
+def test_accounts_that_cannot_even_be_read_are_refused(database, outside):
+    """An ALTER TABLE waits for nobody: each statement gives up after a quarter of a second, longer
+    than a tick has for requests."""
+    ticker = Ticker(database, clock=monotonic)
+    with contextlib.closing(ticker):
+        peer, _ = ticker.client("bob")
+        outside.execute("BEGIN")
+        outside.execute("LOCK TABLE account IN ACCESS EXCLUSIVE MODE")
+        assert reason(ticker.call(peer, "buy", item=CHEAP)) == "storage_failed"
+        assert reason(ticker.call(ticker.client()[0], "login", nickname="ann")) == "storage_failed"
+        outside.execute("ROLLBACK")
+        assert ticker.call(peer, "buy", item=CHEAP)["result"]["account"]["items"] == [CHEAP]
+
+
+@on_postgresql
+def test_a_nickname_that_is_taken_again_after_the_loss_is_not_kept(database, open_shop, cluster):
+    """Logged out and in again in the very tick in which the connection ends: it has no lock."""
+    first, second = open_shop(database), open_shop(database)
+    account, _ = first.login("bob")
+    assert not first.commit()
+    first.buy(account, CHEAP)
+    first.logout(account)
+    pid = first.storage.database.connection().get_backend_pid()
+    cluster.execute("SELECT pg_terminate_backend(%d)" % pid)
+    assert log_in_refused_by_loss(first)
+    first.login("bob")
+    with pytest.raises(db.ConnectionLost):
+        first.commit()
+    first.storage.reconnect(time.time)
+    assert second.login("bob")[0].items == []
+    second.commit()
+    assert log_in_refused(first) == "nickname_in_use"
+
+
+def log_in_refused_by_loss(shop):
+    with pytest.raises(db.Refusal) as caught:
+        shop.login("another")
+    return caught.value.reason == "storage_failed" and shop.storage.is_lost
+
+
+@on_postgresql
+def test_a_nickname_changed_from_outside(database, open_shop, outside):
+    """Nothing is stored that is told as failed."""
+    shop = open_shop(database)
+    account, _ = shop.login("bob")
+    assert not shop.commit()
+    outside.execute("UPDATE account SET nickname = 'robert'")
+    before = outside.execute("SELECT * FROM account").fetchall()
+    shop.buy(account, CHEAP)
+    assert shop.commit() == frozenset([account]) and account.stored is None
+    assert outside.execute("SELECT * FROM account").fetchall() == before
+    audit(database)
+
+
+@on_postgresql
+def test_locks_that_cannot_be_given_back_are_not_ours(database, open_shop, outside):
+    """Nobody is disconnected; it is tried again, and until then nobody gets them."""
+    shop = open_shop(database)
+    bob, _ = shop.login("bob")
+    ann, _ = shop.login("ann")
+    assert not shop.commit()
+    unlock = shop.storage.UNLOCK
+    shop.storage.UNLOCK = "SELECT 1 / 0 FROM unnest(%s::text[])"
+    shop.logout(ann)
+    assert not shop.commit() and shop.storage.needs_care() and not shop.has_changes()
+    assert log_in_refused(shop, "ann") == "storage_failed"
+    shop.buy(bob, CHEAP)
+    assert not shop.commit()
+    shop.storage.UNLOCK = unlock
+    assert not shop.commit() and not shop.storage.needs_care()
+    assert not open_shop(database).login("ann")[1]
 
 
 @contextlib.contextmanager
@@ -466,8 +551,8 @@ def test_a_database_that_hangs_is_lost(database):
 
 
 @on_postgresql
-def test_a_second_signal_ends_it_though_the_database_hangs(database, directory):
-    program = Program(directory, database=database)
+def test_a_second_signal_ends_it_though_the_database_hangs(database, start):
+    program = start(database=database)
     peer = Peer(program.port, "bob")
     with frozen(database):
         peer.send(request("buy", item=CHEAP))
@@ -509,6 +594,24 @@ def test_in_an_overload_everybodys_turn_comes(database):
 
 
 # --- the commands -----------------------------------------------------------------------------------
+
+@on_postgresql
+@pytest.mark.parametrize("command", [["grant", "bob", "5"], ["history", "bob"], ["verify"]])
+def test_ctrl_c_ends_a_command_that_waits(database, open_shop, outside, command):
+    open_shop(database).login("bob")
+    outside.execute("BEGIN")
+    outside.execute("LOCK TABLE account IN ACCESS EXCLUSIVE MODE")
+    process = subprocess.Popen(
+        [sys.executable, os.path.join(ROOT, "db.py"), "--database", database] + command,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment())
+    with contextlib.closing(connect(database)) as other:
+        wait_for(lambda: other.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+            "AND datname = current_database()").fetchone() == (1,), "the command to wait")
+    process.send_signal(signal.SIGINT)
+    assert process.communicate()[0] == b"" and process.returncode == 130
+    outside.execute("ROLLBACK")
+
 
 @on_postgresql
 def test_verify_of_many(database, open_shop):
