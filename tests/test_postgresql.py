@@ -320,8 +320,7 @@ def test_a_failover(start):
         primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
         primary.execute("SELECT pg_reload_conf()")
         database = primary.url(primary.template).replace(
-            ":%d/" % primary.port, ":%d,127.0.0.1:%d/" % (primary.port, replica.port)) \
-            + "?target_session_attrs=read-write"
+            ":%d/" % primary.port, ":%d,127.0.0.1:%d/" % (primary.port, replica.port))
         assert "is a replica" in run("server.py", "--database", replica.url(primary.template))[1]
         program = start(database=database)
         traders = [torture.Trader("trader %d" % number, random.Random(number)) for number in range(10)]
