@@ -219,7 +219,7 @@ class Shop(object):
 
     def _look_again(self, account):
         """Take over the row as it is if another program has stored something, credits granted by
-        an operator mostly. Raises NotYet. Where that fails, the commit of a change will find out."""
+        an operator mostly. Raises NotYet. Where it fails, the commit of a change will find out."""
         try:
             if not self._has_looked:
                 self._version = self.storage.version()
@@ -296,11 +296,12 @@ class Shop(object):
             return
         # Once, not for every player who is refused; again when it is another failure.
         said = _said(error)
-        if not self._failures or (said != self._said and time.time() >= self._said_at + CALM_SECONDS):
+        now = time.time()
+        if not self._failures or (said != self._said and now >= self._said_at + CALM_SECONDS):
             log.error("storage_failed error=%s", quoted(said))
-            self._said, self._said_at = said, time.time()
+            self._said, self._said_at = said, now
         self._failures += 1
-        self._failed_at = time.time()
+        self._failed_at = now
 
     def _storage_works(self):
         # Not at once: a lock that comes and goes is one failure, not a line each time.
@@ -569,8 +570,8 @@ class SQLite(object):
             raise
 
     def _connect(self, patience, pragmas):
-        """Connect, with DURABLE so that a commit is durable; `patience` is how many seconds it waits
-        for others who write. Raises CannotOpen."""
+        """Connect, with DURABLE so that a commit is durable; `patience` is how many seconds it
+        waits for others who write. Raises CannotOpen."""
         try:
             absolute = os.path.abspath(self.name)       # or "file:x" would be taken for a URI
         except (EnvironmentError, UnicodeError):
@@ -631,9 +632,9 @@ class PostgreSQL(object):
     UNLOCK = ("SELECT count(pg_advisory_unlock(hashtextextended(nickname, 0))) "
               "FROM unnest(%s::text[]) AS nickname")
     ROWS = "SELECT nickname, id, credits, items FROM account WHERE nickname = ANY(%s::text[])"
-    # The changes of a tick. Outside BEGIN and COMMIT a statement is a transaction. It stores the new
-    # accounts that nobody else has opened, the known ones that are as they were loaded, and the
-    # ledger of both; it returns who was stored.
+    # The changes of a tick. Outside BEGIN and COMMIT a statement is a transaction. It stores the
+    # new accounts that nobody else has opened, the known ones that are as they were loaded, and
+    # the ledger of both; it returns who was stored.
     SAVE = """
         WITH opened AS (
             INSERT INTO account (nickname, credits, items)
@@ -642,7 +643,8 @@ class PostgreSQL(object):
             RETURNING nickname, id),
         saved AS (
             UPDATE account SET credits = new.credits, items = new.items
-            FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::bigint[], %s::text[])
+            FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::bigint[],
+                        %s::text[])
                 AS new (nickname, id, credits, items, loaded_credits, loaded_items)
             WHERE account.id = new.id AND account.nickname = new.nickname
                 AND account.credits = loaded_credits AND account.items = loaded_items
@@ -675,7 +677,8 @@ class PostgreSQL(object):
         try:
             import psycopg2
         except ImportError:
-            raise CannotOpen("PostgreSQL needs a driver: pip install -r requirements-postgresql.txt")
+            raise CannotOpen("PostgreSQL needs a driver: pip install -r "
+                             "requirements-postgresql.txt")
         self._driver = psycopg2
         self._parameters, self._hosts, self.name = _read_url(url, psycopg2)
         self._session = None            # the process of PostgreSQL's for us, and when it began
@@ -942,7 +945,7 @@ class PostgreSQL(object):
         try:
             process = subprocess.Popen(command, env=variables, stderr=subprocess.PIPE)
         except EnvironmentError:
-            raise CommandFailed("a backup of a PostgreSQL database needs pg_dump, which is not here")
+            raise CommandFailed("a backup of PostgreSQL needs pg_dump, which is not here")
         try:
             said = process.communicate()[1].decode("utf-8", "replace").strip()
         except KeyboardInterrupt:
@@ -1005,8 +1008,9 @@ class PostgreSQL(object):
             self.database.connect()
             self._connection = self.database.connection()
             if sys.version_info[0] < 3:         # 2.7: or numbers would be long, not int
-                extensions.register_type(extensions.new_type(
-                    (20,), str("BIGINT"), lambda text, cursor: text and int(text)), self._connection)
+                bigint = extensions.new_type(
+                    (20,), str("BIGINT"), lambda text, cursor: text and int(text))
+                extensions.register_type(bigint, self._connection)
             self.query("SELECT set_config(name, value, false) FROM pg_settings JOIN "
                        "unnest(?::text[], ?::text[]) AS wanted (name, value) USING (name)",
                        *_columns(self.SETTINGS
@@ -1048,8 +1052,9 @@ class _PostgresqlDatabase(peewee.PostgresqlDatabase):
             raise peewee.OperationalError(*error.args)
 
 
-# A URL's password, user and host end where libpq thinks they do; where people might think otherwise,
-# it is refused, or a part of a password would be taken for a host and be told to everyone.
+# A URL's password, user and host end where libpq thinks they do; where people might think
+# otherwise, it is refused, or a part of a password would be taken for a host and told to everyone.
+# Nor is anything a file's name that somebody could have meant as a URL.
 _URL = re.compile(r".*://|.*password=|\W*postgres(ql)?(:|;|//)|/*[^/]*:[^/]*@")
 _POSTGRESQL_URL = re.compile(r"postgres(ql)?://([^@/?#]*@)?[^@#]*$")
 
@@ -1063,7 +1068,7 @@ def _read_url(url, driver):
     if _POSTGRESQL_URL.match(url):
         try:
             parameters = driver.extensions.parse_dsn(url)
-            "".join(parameters.values())        # 2.7: fails for more than ASCII, as the driver would
+            "".join(parameters.values())        # 2.7: fails for more than ASCII, as the driver
         except (driver.Error, UnicodeError):    # whose text may have a part of the password
             pass
     user, name = parameters.get("user", ""), parameters.get("dbname")
@@ -1088,7 +1093,7 @@ def _columns(rows, number):
 
 
 def _array(values):
-    """An array in PostgreSQL's notation; the driver's takes five times as long to write and read."""
+    """An array in PostgreSQL's notation; the driver's takes five times as long."""
     return "{%s}" % ",".join([
         '"%s"' % ("%s" % value).replace("\\", "\\\\").replace('"', '\\"') for value in values])
 

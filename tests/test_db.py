@@ -638,7 +638,8 @@ def test_history(played, directory, database):
 @pytest.mark.parametrize("command", [("show",), ("history",), ("grant", "5")])
 def test_nobody_of_that_name(played, directory, command, database):
     arguments = [command[0], "no\x1b[31mbody"] + list(command[1:])
-    assert run(*arguments, cwd=directory, LAVKA_DATABASE=database) == (1, "", 'there is no account "no\\u001b[31mbody"\n')
+    assert run(*arguments, cwd=directory, LAVKA_DATABASE=database) == (
+        1, "", 'there is no account "no\\u001b[31mbody"\n')
 
 
 @pytest.mark.parametrize("damage", ["credits = 'many'", "items = x'00ff'"])
@@ -653,15 +654,18 @@ def test_a_row_that_cannot_be_used(played, outside, directory, damage):
 def test_a_nickname_is_shown_so_that_it_is_no_command(shop, directory, database):
     nickname = "\x1b[31m\n\u202eБоб\"\\ \x9b1m"
     open_account(shop, nickname)
-    status, out, _ = run("show", "--", nickname, cwd=directory, LAVKA_DATABASE=database, LC_ALL="C.UTF-8")
+    status, out, _ = run("show", "--", nickname, cwd=directory, LAVKA_DATABASE=database,
+                         LC_ALL="C.UTF-8")
     assert status == 0 and out.count("\n") == 3
     assert 'nickname  "\\u001b[31m\\u000a\\u202eБоб\\"\\\\ \\u009b1m"\n' in out
 
 
 @both
 def test_a_grant_to_a_player_who_is_logged_in(played, directory, database, outside):
-    assert run("grant", "ann", "100", cwd=directory, LAVKA_DATABASE=database) == (0, '"ann" has 575 credits now\n', "")
-    assert run("grant", "ann", "-75", cwd=directory, LAVKA_DATABASE=database) == (0, '"ann" has 500 credits now\n', "")
+    assert run("grant", "ann", "100", cwd=directory, LAVKA_DATABASE=database) == (
+        0, '"ann" has 575 credits now\n', "")
+    assert run("grant", "ann", "-75", cwd=directory, LAVKA_DATABASE=database) == (
+        0, '"ann" has 500 credits now\n', "")
     played.buy(played.account, "sword")
     assert not played.commit()
     assert ledger(outside, "ann")[-3:] == [
