@@ -46,8 +46,7 @@ import peewee
 from constants import (BUSY_SECONDS, CALM_SECONDS, CONNECT_SECONDS, CREDITS_RANGE, DATABASE, ITEMS,
                        KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES,
                        MAX_CLIENTS, MAX_CREDITS, PAGE_SIZE, RETRY_SECONDS, STATEMENT_SECONDS,
-                       TOOL_SECONDS,
-                       USER_TIMEOUT_SECONDS, WAL_SIZE)
+                       TOOL_SECONDS, USER_TIMEOUT_SECONDS, WAL_SIZE)
 from models import TABLES, Account, Trade
 
 log = logging.getLogger("lavka.db")
