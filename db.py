@@ -703,6 +703,7 @@ class PostgreSQL(object):
         """Connect as a server."""
         self._lock_seconds, self._answer_seconds = BUSY_SECONDS, STATEMENT_SECONDS
         self._open(TABLES)
+        self._begin_session()
         room, = self.query("SELECT current_setting('max_locks_per_transaction')::bigint * "
                            "(current_setting('max_connections')::bigint "
                            "+ current_setting('max_prepared_transactions')::bigint)").fetchone()
@@ -815,8 +816,8 @@ class PostgreSQL(object):
             try:
                 self._run(self.UNLOCK, _array(self._doubtful))
                 self._doubtful = set()
-            except peewee.PeeweeException:
-                pass                            # the next tick tries it again
+            except peewee.PeeweeException as error:     # the next tick tries it again
+                log.error("unlock_failed error=%s", quoted(_said(error)))
         if not self._is_told:
             self._is_told = True
             raise ConnectionLost()
@@ -858,15 +859,16 @@ class PostgreSQL(object):
         """Try to connect again, if it is time by this clock, in seconds."""
         begin = clock()
         if self.is_lost and begin >= self._retry_at:
-            last = self._session
             try:
                 self._open(TABLES)
                 # Ours is gone, but its process may not have noticed, and then has the nicknames.
                 self.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                           "WHERE pid = ? AND backend_start = ?", *last)
-            except (CannotOpen, peewee.PeeweeException) as error:
-                if "%s" % error != self._why:
-                    self._why = "%s" % error
+                           "WHERE pid = ? AND backend_start = ?", *self._session)
+                self._begin_session()
+            except (CannotOpen, peewee.PeeweeException, socket.error) as error:
+                self.database.close()
+                if _said(error) != self._why:
+                    self._why = _said(error)
                     log.error("storage_unreachable error=%s", quoted(self._why))
                 took = clock() - begin          # nobody was served meanwhile
                 self._retry_at = begin + took + max(took, self._pause)
@@ -935,8 +937,10 @@ class PostgreSQL(object):
     def copy_to(self, path, progress):
         """Have pg_dump write a copy of one state to a file, for pg_restore."""
         parameters, variables = dict(self._parameters), dict(os.environ)
-        parameters.update({name: ",".join(host[name] for host in self._hosts)
-                           for name in self._hosts[0]})
+        for name in ("host", "port"):
+            values = [host.get(name, "") for host in self._hosts]
+            if any(values):
+                parameters[name] = ",".join(values)
         if "password" in parameters:            # which everybody could read in a command line
             variables["PGPASSWORD"] = parameters.pop("password")
         command = ["pg_dump", "--format=custom", "--no-password", "--file", path, "--dbname",
@@ -1023,8 +1027,6 @@ class PostgreSQL(object):
                 "pg_is_in_recovery(), current_setting('fsync') = 'on' "
                 "AND current_setting('full_page_writes') = 'on' "
                 "AND current_setting('synchronous_commit') IN ('on', 'remote_apply')").fetchone()
-            self._session = self.query("SELECT pid, backend_start FROM pg_stat_activity "
-                                       "WHERE pid = pg_backend_pid()").fetchone()
         except peewee.PeeweeException as error:
             self.database.close()
             raise CannotOpen("cannot open the database %s: %s" % (self.name, _said(error)))
@@ -1038,6 +1040,11 @@ class PostgreSQL(object):
                 self.database.close()
                 raise CannotOpen("the database %s %s" % (self.name, why))
         self.engine = "PostgreSQL " + version.split()[0]
+
+    def _begin_session(self):
+        """Be a server on this connection."""
+        self._session = self.query("SELECT pid, backend_start FROM pg_stat_activity "
+                                   "WHERE pid = pg_backend_pid()").fetchone()
         self.socket = socket.fromfd(self._connection.fileno(), socket.AF_INET, socket.SOCK_STREAM)
 
 
@@ -1054,7 +1061,7 @@ class _PostgresqlDatabase(peewee.PostgresqlDatabase):
 # A URL's password, user and host end where libpq thinks they do; where people might think
 # otherwise, it is refused, or a part of a password would be taken for a host and told to everyone.
 # Nor is anything a file's name that somebody could have meant as a URL.
-_URL = re.compile(r".*://|.*password=|\W*postgres(ql)?(:|;|//)|/*[^/]*:[^/]*@")
+_URL = re.compile(r".*://|.*password\s*=|[^\w./]*postgres(ql)?(:|;|//)|/*[^/]*:[^/]*@")
 _POSTGRESQL_URL = re.compile(r"postgres(ql)?://([^@/?#]*@)?[^@#]*$")
 
 

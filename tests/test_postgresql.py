@@ -488,6 +488,63 @@ def log_in_refused_by_loss(shop):
 
 
 @on_postgresql
+def test_no_table_when_it_connects_again(database, outside):
+    """The loop sleeps until the next attempt, and it is told once why."""
+    ticker = Ticker(database)
+    with contextlib.closing(ticker):
+        peer, _ = ticker.client("bob")
+        outside.execute("ALTER TABLE trade RENAME TO elsewhere")
+        outside.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE "
+                        "application_name = 'lavka' AND datname = current_database()")
+        ticker.until(lambda: ticker.shop.storage.is_lost)
+        for _ in range(20):
+            ticker.clock.now += 1
+            ticker.tick()
+            assert ticker.shop.storage.is_lost and ticker.server.storage_socket is None
+            assert ticker.server.patience(None) > 0
+        outside.execute("ALTER TABLE elsewhere RENAME TO trade")
+        ticker.clock.now += 10
+        ticker.until(lambda: not ticker.shop.storage.is_lost)
+        assert peer.line() is None
+        assert "result" in ticker.call(ticker.client()[0], "login", nickname="bob")
+
+
+@on_postgresql
+def test_what_is_left_of_the_last_session_is_ended(cluster, database, open_shop, outside):
+    """A commit that waits for a replica does not notice that its server has given up."""
+    shop = open_shop(database)
+    account, _ = shop.login("bob")
+    assert not shop.commit()
+    try:
+        configure(cluster, outside, "synchronous_standby_names", "nobody")
+        shop.storage._answer_seconds = 0.2
+        shop.buy(account, CHEAP)
+        with pytest.raises(db.ConnectionLost):
+            shop.commit()
+        shop.storage._answer_seconds = STATEMENT_SECONDS
+        configure(cluster, outside, "full_page_writes", "off")
+        shop.storage.reconnect(time.time)               # which it does not accept
+        assert shop.storage.is_lost
+        configure(cluster, outside, "full_page_writes", "on")
+        shop.storage._retry_at = 0
+        shop.storage.reconnect(time.time)
+        assert not shop.storage.is_lost
+        wait_for(lambda: outside.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+                                         ).fetchone() == (0,), "the nickname to be free")
+        assert not shop.login("bob")[1]
+    finally:
+        cluster.execute("ALTER SYSTEM RESET ALL")
+        cluster.execute("SELECT pg_reload_conf()")
+
+
+def configure(cluster, outside, name, value):
+    """Change a setting of the whole cluster, and wait until all sessions have it."""
+    cluster.execute("ALTER SYSTEM SET %s = '%s'" % (name, value))
+    cluster.execute("SELECT pg_reload_conf()")
+    wait_for(lambda: outside.execute("SHOW " + name).fetchone() == (value,), "the setting")
+
+
+@on_postgresql
 def test_a_nickname_changed_from_outside(database, open_shop, outside):
     """Nothing is stored that is told as failed."""
     shop = open_shop(database)
@@ -644,6 +701,29 @@ def test_a_backup_can_be_restored(cluster, database, directory, open_shop):
                            "--dbname", restored, copy])
     audit(restored)
     assert open_shop(restored).login("Боб")[0].row() == account.row()
+
+
+@pytest.mark.parametrize("url, dsn", [
+    ("postgresql://lavka@one:5432,two/shop", "host=one,two port=5432,"),
+    ("postgresql://lavka@one,two:5433/shop", "host=one,two port=,5433"),
+    ("postgresql://lavka@one,two/shop", "host=one,two"),
+    ("postgresql://lavka@:5433/shop", "port=5433")])
+def test_a_backup_asks_the_same_hosts(cluster, directory, url, dsn):
+    """Told by a program that stands where pg_dump would."""
+    path = os.path.join(directory, "pg_dump")
+    with open(path, "w") as file:
+        file.write("#!/bin/sh\necho \"$@\" >&2; exit 1\n")
+    os.chmod(path, 0o755)
+    code = ("import sys, db\n"
+            "try:\n"
+            "    db.storage_of(sys.argv[1]).copy_to('copy', None)\n"
+            "except db.CommandFailed as failed:\n"
+            "    sys.stdout.write('%s' % failed)\n")
+    said = subprocess.check_output(
+        [sys.executable, "-c", code, url], cwd=ROOT,
+        env=environment(PATH=directory + os.pathsep + os.environ["PATH"])).decode("utf-8")
+    assert " ".join(sorted(said.split("--dbname ")[1].split())) == " ".join(
+        sorted((dsn + " user=lavka dbname=shop").split()))
 
 
 @on_postgresql
