@@ -622,7 +622,7 @@ class PostgreSQL(object):
     stores everything; one gives back the nicknames of those who left.
     """
 
-    SELECT = "SELECT id, credits, items FROM account WHERE nickname = ?"
+    SELECT = SQLite.SELECT
     SELECT_TO_CHANGE = SELECT + " FOR UPDATE"
     # Before the row is read, in a statement of its own: one that waited with both would read what
     # was there when it began, and the server that had the nickname may have stored something since.
@@ -816,8 +816,9 @@ class PostgreSQL(object):
             try:
                 self._run(self.UNLOCK, _array(self._doubtful))
                 self._doubtful = set()
-            except peewee.PeeweeException as error:     # the next tick tries it again
-                log.error("unlock_failed error=%s", quoted(_said(error)))
+            except peewee.PeeweeException as error:
+                if not self.is_lost:            # which has freed them; or the next tick tries again
+                    log.error("unlock_failed error=%s", quoted(_said(error)))
         if not self._is_told:
             self._is_told = True
             raise ConnectionLost()

@@ -60,6 +60,13 @@ def session(database, program):
                                "= 'lavka' AND datname = current_database()").fetchall()
 
 
+def terminate(cluster, database, shop):
+    """End the session of a shop, which has not noticed yet."""
+    pid, _ = shop.storage._session
+    cluster.execute("SELECT pg_terminate_backend(%d)" % pid)
+    wait_for(lambda: (pid,) not in session(database, "pid"), "the session to end")
+
+
 # --- URLs -----------------------------------------------------------------------------------------
 
 NOBODY = "postgresql://lavka:5ecret@127.0.0.1:1/shop"     # where nobody listens
@@ -250,10 +257,7 @@ def test_who_lost_the_connection_can_store_nothing(database, open_shop, cluster)
     account, _ = first.login("bob")
     assert not first.commit()
     first.buy(account, CHEAP)
-    pid = first.storage.database.connection().get_backend_pid()
-    cluster.execute("SELECT pg_terminate_backend(%d)" % pid)
-    wait_for(lambda: not session(database, "pid") or (pid,) not in session(database, "pid"),
-             "the session to end")
+    terminate(cluster, database, first)
     again, created = second.login("bob")                # free at once
     assert not created and again.items == []
     with pytest.raises(db.ConnectionLost):
@@ -383,8 +387,7 @@ def test_a_tick_asks_a_few_times_whatever_it_does(database, directory):
         peer, _ = ticker.client()
         peer.send(b"".join(request("login", nickname="n %d" % n) + request("logout")
                            for n in range(20)))
-        for _ in ticker.server.connections:
-            wait_for(lambda: all(server_has_input(c) for c in ticker.server.connections), "input")
+        wait_for(lambda: all(server_has_input(c) for c in ticker.server.connections), "input")
         del asked[:]
         ticker.tick()
         assert 4 < len(asked) <= 9
@@ -469,8 +472,7 @@ def test_a_nickname_that_is_taken_again_after_the_loss_is_not_kept(database, ope
     assert not first.commit()
     first.buy(account, CHEAP)
     first.logout(account)
-    pid = first.storage.database.connection().get_backend_pid()
-    cluster.execute("SELECT pg_terminate_backend(%d)" % pid)
+    terminate(cluster, database, first)
     assert log_in_refused_by_loss(first)
     first.login("bob")
     with pytest.raises(db.ConnectionLost):
