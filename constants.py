@@ -67,6 +67,11 @@ PAGE_SIZE = 512               # bytes, of a new file. A commit writes whole page
 WAL_SIZE = 4096000            # bytes in the log when a commit copies them into the file: what they
                               # are by default, with SQLite's pages of 4096 bytes
 
+# --- the console (columns) --------------------------------------------------------------------
+
+COLUMNS = 80                  # of a line; what terminals have at least
+NICKNAME_COLUMNS = 24         # of a nickname in the prompt, so that there is room to type
+
 # --- time limits (seconds) ------------------------------------------------------------------
 
 LOGIN_SECONDS = 30            # to log in after connecting or logging out: a slot is not free
@@ -84,6 +89,9 @@ RETRY_SECONDS = (0.25, 5)     # between two attempts to connect again: at first,
 CALM_SECONDS = 1              # without a failure until storage counts as working again
 FLOOD_SECONDS = 10            # between two counts of what happens too often for a line each
 ANSWER_SECONDS = 5            # the client's patience for the server's answer
+NOTICE_SECONDS = 0.5          # until a player is told that the client waits for it
+
+FREED_SECONDS = 30            # until a nickname whose client vanished is free, as the contract says
 
 # A peer that vanished without a word is noticed after 10 + 3 * 5 = 25 s, under the promised 30;
 # the defaults of Linux are 2 hours and 11 minutes (tcp(7)).

@@ -43,9 +43,9 @@ import time
 
 import peewee
 
-from constants import (BUSY_SECONDS, CALM_SECONDS, CONNECT_SECONDS, CREDITS_RANGE, DATABASE, ITEMS,
-                       KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES,
-                       MAX_CLIENTS, MAX_CREDITS, PAGE_SIZE, RETRY_SECONDS, STATEMENT_SECONDS,
+from constants import (BUSY_SECONDS, CALM_SECONDS, CONNECT_SECONDS, CREDITS_RANGE, DATABASE,
+                       FREED_SECONDS, ITEMS, KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS,
+                       KEEPALIVE_PROBES, MAX_CLIENTS, MAX_CREDITS, PAGE_SIZE, RETRY_SECONDS, STATEMENT_SECONDS,
                        TOOL_SECONDS, USER_TIMEOUT_SECONDS, WAL_SIZE)
 from models import TABLES, Account, Trade
 
@@ -56,6 +56,10 @@ _TEXT = type("")                # unicode on 2.7
 # peewee wraps the driver's errors where it runs a statement itself, but not in `executemany`; a
 # damaged schema makes the driver raise UnicodeError.
 _STORAGE_ERRORS = (peewee.PeeweeException, sqlite3.Error, UnicodeError)
+
+
+NICKNAME_IN_USE = ("This nickname is in use; if its client vanished, it is free within %d seconds."
+                   % FREED_SECONDS)
 
 
 class Refusal(Exception):
@@ -167,7 +171,7 @@ class Shop(object):
             raise Refusal("storage_failed", "This account cannot be read.")
         except _STORAGE_ERRORS as error:
             self._storage_failed(error)
-            raise Refusal("storage_failed", "Accounts cannot be read at the moment.")
+            raise Refusal("storage_failed", "Accounts cannot be read now. Try again later.")
         self.storage.keep(nickname)
         account = OpenAccount(nickname, stored, self._version)
         if stored is None:
@@ -724,7 +728,7 @@ class PostgreSQL(object):
         self.need([nickname])
         row = self._at_hand[nickname]
         if row is self.IN_USE:
-            raise Refusal("nickname_in_use", "This nickname is in use.")
+            raise Refusal("nickname_in_use", NICKNAME_IN_USE)
         if row is self.UNREAD:
             raise peewee.OperationalError("it could not be read")
         return _usable(row)

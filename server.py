@@ -317,7 +317,7 @@ class Server(object):
         self.connections.add(connection)
         self.timed.add(connection)
         if len(self.connections) > self.max_clients:
-            self.turn_away(connection, ErrorCode.SERVER_FULL.error("The server is full."))
+            self.turn_away(connection, SERVER_FULL)
         return connection
 
     def read(self, connection):
@@ -730,11 +730,13 @@ class Server(object):
 CATALOG = encode_json([{"name": name, "price": price}
                        for name, price in constants.ITEMS.items()]).encode("ascii")
 DEFECT = ErrorCode.INTERNAL_ERROR.error("The server has a defect; it was logged.")
-STORAGE_FAILED = ErrorCode.STORAGE_FAILED.error("This could not be stored; nothing was changed.")
+SERVER_FULL = ErrorCode.SERVER_FULL.error("The server is full. Try again later.")
+STORAGE_FAILED = ErrorCode.STORAGE_FAILED.error(
+    "This could not be stored; nothing was changed. Try again later.")
 
 
 def in_use():
-    return ErrorCode.NICKNAME_IN_USE.error("This nickname is in use.")
+    return ErrorCode.NICKNAME_IN_USE.error(db.NICKNAME_IN_USE)
 
 
 def peer(connection):
