@@ -20,23 +20,34 @@ import re
 import socket
 import ssl
 import sys
+import threading
 import time
+import unicodedata
 from enum import Enum
 
 import protocol
-from constants import ANSWER_SECONDS, BACK, HOST, OPTIONS, PORT, RECV_SIZE
+from constants import (ANSWER_SECONDS, BACK, COLUMNS, HOST, NICKNAME_COLUMNS, NOTICE_SECONDS,
+                       OPTIONS, PORT, RECV_SIZE)
 from protocol import RpcError, Text
 
 monotonic = getattr(time, "monotonic", time.time)       # 2.7
+if str is bytes:
+    input = raw_input                                   # 2.7  # noqa: F821
 
 
 # --- the connection -------------------------------------------------------------------------
 
 class ServerGone(Exception):
-    """No server, or none that answers; the text is a sentence for people.
+    """No server, or none that answers.
 
-    A request that was under way may or may not have been carried out.
+    `reason` is stable: `not_running`, `unreachable` and `tls_failed` come from connecting; then
+    nothing was asked. With `no_answer`, `gone` and `not_lavka` the request that was under way may
+    or may not have been carried out. The exception as text is a sentence for people.
     """
+
+    def __init__(self, reason, message):
+        super(ServerGone, self).__init__(message)
+        self.reason = reason
 
 
 class Client(object):
@@ -60,11 +71,13 @@ class Client(object):
                 with contextlib.closing(self._sock) as plain:   # which then has given up its own
                     self._sock = tls.wrap_socket(plain, server_hostname=host)
         except (ssl.SSLError, ssl.CertificateError) as error:
-            reason = getattr(error, "verify_message", "") or _tls_reason(error) or error
-            raise ServerGone("TLS with %s failed: %s." % (self.address, reason))
+            why = getattr(error, "verify_message", "") or _tls_reason(error) or error
+            raise ServerGone("tls_failed", "TLS with %s failed: %s." % (self.address, why))
         except (socket.error, UnicodeError) as error:   # UnicodeError: a host name that is none
-            reason = getattr(error, "strerror", "this is no host name") or "no answer"
-            raise ServerGone("There is no server at %s: %s." % (self.address, reason))
+            if getattr(error, "errno", None) == errno.ECONNREFUSED:
+                raise ServerGone("not_running", "There is no server at %s." % self.address)
+            why = getattr(error, "strerror", "this is no host name") or "no answer"
+            raise ServerGone("unreachable", "There is no server at %s: %s." % (self.address, why))
 
     def __enter__(self):
         return self
@@ -116,10 +129,12 @@ class Client(object):
             answered = answer_id == id      # else an error that ends the connection: server_full
         except socket.error as error:
             if isinstance(error, socket.timeout) or "timed out" in str(error):      # 2.7, with TLS
-                raise ServerGone("The server has not answered for %g seconds." % self.timeout)
-            raise ServerGone("The server is gone.")
+                raise ServerGone(
+                    "no_answer", "The server has not answered for %g seconds." % self.timeout)
+            raise ServerGone("gone", "The server is gone.")
         except (ValueError, KeyError, TypeError, RpcError):
-            raise ServerGone("What answers at %s is not a Lavka server." % self.address)
+            raise ServerGone(
+                "not_lavka", "What answers at %s is not a Lavka server." % self.address)
         finally:
             if not answered:
                 self.close()
@@ -137,7 +152,12 @@ class Client(object):
             if remaining <= 0:
                 raise socket.timeout()
             self._sock.settimeout(remaining)
-            data = self._sock.recv(RECV_SIZE)
+            try:
+                data = self._sock.recv(RECV_SIZE)
+            except socket.error as error:
+                if error.errno == errno.EINTR:          # 2.7, when a terminal has a new size
+                    continue
+                raise
             if not data:
                 raise socket.error(errno.ECONNRESET, "closed by the server")
             self._lines.feed(data)
@@ -180,7 +200,215 @@ def _expect(value, kind):
     return value
 
 
+# --- the terminal ---------------------------------------------------------------------------
+
+# How lines look, as parameters of ECMA-48's SGR. These stand out on dark and on light screens.
+PLAIN, BOLD, FAINT, RED, GREEN = "", "1", "2", "31", "32"
+
+# What would steer the terminal: control characters, the ends of lines and the changes of direction
+# of Unicode (Standard Annex 9), which let a text look like another; and halves of characters.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+                     "\ud800-\udfff]")
+
+
+class Terminal(object):
+    """Where the player types and reads: a terminal, with line editing and colours if it has them,
+    or pipes, with neither; then a question is a line, and not asked twice in a row."""
+
+    def __init__(self):
+        self.is_typed = sys.stdin.isatty()
+        self.encoding = sys.stdout.encoding or locale.getpreferredencoding()
+        has_screen = sys.stdout.isatty()
+        self.has_colours = has_screen and os.environ.get("TERM", "dumb") != "dumb" \
+            and not os.environ.get("NO_COLOR")                  # https://no-color.org
+        self.readline = _readline() if self.is_typed and has_screen else None
+        self.candidates = None          # the completions that the current question has
+        self.matches = []               # of them, those that readline asks for one by one
+        self.question = None            # the last one
+        if self.readline:
+            self.readline.set_completer(self.complete)
+
+    # --- what the player types --------------------------------------------------------------
+
+    def ask(self, question, candidates=None, remember=True):
+        """The player's next line, as text. Raises EOFError at the end of the input.
+
+        `candidates` takes the line up to the cursor, and returns (its last part, what that may
+        become), for Tab. The arrow keys bring back earlier lines, unless this one is not to be
+        remembered.
+        """
+        question = self.printable(question)
+        encoding = sys.stdin.encoding or locale.getpreferredencoding()
+        while True:
+            if self.readline:
+                self.candidates = candidates
+                line = self.edit(question, remember)
+            else:
+                line = self.read(question)
+            try:
+                if type(line) is not Text:
+                    line = line.decode(encoding)        # 2.7
+                line.encode("utf-8")                    # else fails here: see `main`
+                return line[:-1] if line.endswith("\n") else line
+            except UnicodeError:
+                self.say("That is not text in %s." % encoding, RED)
+
+    def read(self, question):
+        if self.is_typed:
+            self.write(self.styled(question, BOLD))
+        elif question != self.question:
+            self.write(question.rstrip() + "\n")
+        self.question = question
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError()
+        return line
+
+    def edit(self, question, remember):
+        if "libedit" not in (self.readline.__doc__ or ""):      # which counts colours as columns
+            question = self.styled(question, BOLD, "\001%s\002")
+        if str is bytes:
+            question = question.encode(self.encoding)           # 2.7
+        if remember:
+            return input(question)
+        history = [self.readline.get_history_item(number + 1)
+                   for number in range(self.readline.get_current_history_length())]
+        self.readline.clear_history()
+        line = input(question)
+        self.readline.clear_history()
+        for earlier in history:
+            self.readline.add_history(earlier)
+        return line
+
+    def complete(self, text, number):
+        """readline's completer: the number-th completion of a word; None after the last."""
+        if number == 0:
+            self.matches = self.completions()
+        return self.matches[number] if number < len(self.matches) else None
+
+    def completions(self):
+        line = self.readline.get_line_buffer()
+        before, line = line[:self.readline.get_begidx()], line[:self.readline.get_endidx()]
+        if str is bytes:                                        # 2.7
+            before, line = [part.decode(self.encoding, "replace") for part in (before, line)]
+        part, names = self.candidates(line) if self.candidates else ("", [])
+        known = len(before) - (len(line) - len(part))   # what stands before the word that
+                                                        # readline completes
+        matches = [name[known:] for name in beginning_with(part, names)
+                   if name == self.printable(name)]
+        return [match.encode(self.encoding) for match in matches] if str is bytes else matches
+
+    # --- what the player sees ---------------------------------------------------------------
+
+    def say(self, text="", style=PLAIN):
+        """Print a line. What the terminal would take for a command is escaped."""
+        self.write(self.styled(self.printable(text), style) + "\n")
+
+    def printable(self, text):
+        """Text as it will be shown: what would steer the terminal is escaped, and what it has no
+        character for."""
+        text = _UNSAFE.sub(lambda match: "\\%s%02x" % ("x" if match.group() < "\xff" else "u",
+                                                       ord(match.group())), text)
+        return text.encode(self.encoding, "backslashreplace").decode(self.encoding)
+
+    def styled(self, text, style, markers="%s"):
+        if not self.has_colours or not style:
+            return text
+        return markers % ("\x1b[%sm" % style) + text + markers % "\x1b[m"
+
+    def write(self, text):
+        """Print printable text at once."""
+        stream = getattr(sys.stdout, "buffer", sys.stdout)      # 2.7: sys.stdout takes bytes itself
+        stream.write(text.encode(self.encoding))
+        stream.flush()
+
+    @contextlib.contextmanager
+    def waiting(self, text):
+        """While what is done in here takes long, a line tells the player so."""
+        shown = []
+
+        def show():
+            shown.append(True)
+            try:
+                self.write(self.styled(text, FAINT) + ("" if self.has_colours else "\n"))
+            except EnvironmentError:        # nobody is there: that is for the main thread to find
+                pass
+
+        notice = threading.Timer(NOTICE_SECONDS, show)
+        notice.daemon = True
+        notice.start()
+        try:
+            yield
+        finally:
+            notice.cancel()
+            notice.join()
+            if shown and self.has_colours:
+                self.write("\r\x1b[K")      # ECMA-48: erase the line
+
+
+def _readline():
+    """Python's module for line editing, set up; None where there is none."""
+    try:
+        import readline
+    except ImportError:
+        return None
+    if "libedit" in (readline.__doc__ or ""):
+        readline.parse_and_bind("bind ^I rl_complete")
+        return readline
+    for setting in ("tab: complete",
+                    "set show-all-if-ambiguous on",     # at the first Tab
+                    "set enable-bracketed-paste off",   # pasted lines are lines
+                    "set input-meta on", "set output-meta on", "set convert-meta off"):
+        readline.parse_and_bind(setting)        # the last three: UTF-8 passes in the C locale
+    readline.set_completer_delims(" ")
+    return readline
+
+
+def columns(text):
+    """How many columns of a terminal a text takes (Unicode Standard Annex 11)."""
+    return sum([0 if unicodedata.category(character) in ("Mn", "Me", "Cf")
+                else 2 if unicodedata.east_asian_width(character) in "WF"
+                or str is bytes and character > "\U0001f300"            # 2.7 knows no emoji
+                else 1 for character in text])
+
+
+def shorten(text, width):
+    """A text, or as much of its beginning as fits, with dots, into so many columns."""
+    if columns(text) <= width:
+        return text
+    while columns(text) > width - 3:
+        text = text[:-1]
+    return text + "..."
+
+
+def joined(head, names, end=""):
+    """Lines that fit a terminal: a head and, beside it, names separated by commas, with an end."""
+    lines = [head]
+    for number, name in enumerate(names, 1):
+        name = " " + name + (end if number == len(names) else ",")
+        if number > 1 and columns(lines[-1] + name) > COLUMNS:
+            lines.append(" " * columns(head))
+        lines[-1] += name
+    return lines
+
+
 # --- the console ----------------------------------------------------------------------------
+
+HELP = ("help", "?")
+TRADES = ("buy", "sell")
+EXPLANATIONS = {
+    "balance": "your credits",
+    "items": "what you own",
+    "buy": "the catalog, and what you choose from it; \"buy sword\" asks nothing",
+    "sell": "what you own, and what you choose to give back for its price",
+    "logout": "frees your nickname for others",
+}
+HINTS = {       # what to do about a ServerGone, by its reason
+    "not_running": "Start one with: python server.py",
+    "unreachable": "Check --host and --port.",
+    "not_lavka": "Check --host and --port.",
+}
+
 
 class State(Enum):
     """What the player's next line is taken for."""
@@ -194,11 +422,15 @@ class Console(object):
     `account` and `catalog` are the cache: what the server told at login and after each trade.
     """
 
-    def __init__(self, connect):
+    def __init__(self, connect, terminal):
         self.connect = connect          # returns a Client
+        self.terminal = terminal
+        self.say = terminal.say
         self.steps = {State.LOGIN: self.log_in, State.GAME_SESSION: self.play}
         self.options = {"balance": self.show_balance, "items": self.show_items, "buy": self.buy,
                         "sell": self.sell, "logout": self.logout}
+        self.options.update((word, self.show_help) for word in HELP)
+        self.nickname = ""              # the last one that was entered
         self.client = None
         self.leave()
 
@@ -209,10 +441,10 @@ class Console(object):
             try:
                 self.steps[self.state]()
             except RpcError as refusal:     # of a login, or of a session that is none any more
-                say(refusal.message)
+                self.say(refusal.message, RED)
                 self.leave()
             except ServerGone as gone:
-                say("%s" % gone)
+                self.say(("%s %s" % (gone, HINTS.get(gone.reason, ""))).rstrip(), RED)
                 self.leave()
 
     def leave(self):
@@ -223,137 +455,208 @@ class Console(object):
         self.client = None
         self.account = None
         self.catalog = []
+        self.shown = {}                 # for buy and sell: what stood in the list shown last
+
+    def call(self, method, *arguments):
+        """Call what waits for the server; the player is told if that takes long."""
+        with self.terminal.waiting("Waiting for the server ..."):
+            return method(*arguments)
 
     # --- State.LOGIN ------------------------------------------------------------------------
 
     def log_in(self):
-        nickname = ask("Nickname: ")
+        last = self.nickname if self.terminal.is_typed else ""      # Enter is a key
+        question = "Nickname [%s]: " % self.short(last) if last else "Nickname: "
+        nickname = self.terminal.ask(question, remember=False) or last
         problem = protocol.nickname_problem(nickname)
         if problem:
-            return say(problem)
-        self.client = self.connect()
-        login = self.client.login(nickname)
+            return self.say(problem, RED)
+        self.nickname = nickname
+        self.client = self.call(self.connect)
+        login = self.call(self.client.login, nickname)
         self.state = State.GAME_SESSION
         self.account = login["account"]
         self.catalog = login["catalog"]
-        say("Welcome%s, %s!" % (" to the shop" if login["created"] else " back", nickname))
-        self.show_balance()
-        self.show_items()
+        self.say("Welcome%s, %s!" % (" to the shop" if login["created"] else " back", nickname),
+                 GREEN)
+        self.show_card()
         self.show_options()
 
     # --- State.GAME_SESSION -------------------------------------------------------------------
 
     def play(self):
-        word = ask("> ").strip()
-        while word is not None:         # an option typed at the question for an item is the next
-            word = self.choose(word)
+        question = "%s %d> " % (self.short(self.account["nickname"]), self.account["credits"])
+        line = self.terminal.ask(question, self.option_candidates)
+        while line is not None:         # an option typed at the question for an item is the next
+            line = self.choose(line)
 
-    def choose(self, word):
-        """Carry out an option; returns the one to go on with, or None."""
-        self.client.ping()              # whatever was typed, a lost server is noticed now
-        if word.lower() in self.options:
-            return self.options[word.lower()]()
-        if word:
-            say("There is no option \"%s\"." % word)
-            self.show_options()
+    def choose(self, line):
+        """Carry out an option; returns the line to go on with, or None."""
+        self.call(self.client.ping)     # whatever was typed, a lost server is noticed now
+        words = line.strip().split(None, 1)
+        if not words:
+            return None
+        if words[1:]:
+            found = find(words[0], TRADES)
+        else:
+            found = find(words[0], OPTIONS + HELP, OPTIONS)
+        if len(found) == 1:
+            return self.options[found[0]](*words[1:])
+        self.explain("There is no option \"%s\".", line.strip(), found)
+        self.show_options()
 
-    def buy(self):
-        say("For sale:")
-        for item in self.catalog:
-            say("  %-12s %6d" % (item["name"], item["price"]))
-        return self.trade("buy", self.client.buy)
+    def option_candidates(self, line):
+        """What Tab offers in a line: options, and items behind those that take one."""
+        option, space, item = line.lstrip().partition(" ")
+        if not space:
+            return option, [name + " " if name in TRADES else name for name in OPTIONS + HELP[:1]]
+        found = find(option, TRADES)
+        return item.lstrip(), self.goods(found[0]) if len(found) == 1 else []
 
-    def sell(self):
+    def buy(self, word=None):
+        return self.trade("buy", word)
+
+    def sell(self, word=None):
         if not self.account["items"]:
-            return say("You have nothing to sell.")
-        self.show_items()
-        return self.trade("sell", self.client.sell)
+            return self.say("You have nothing to sell.", RED)
+        return self.trade("sell", word)
 
-    def trade(self, verb, request):
-        """Ask for an item until one was traded or the player wants something else: an option, which
-        is returned, or None."""
-        names = {item["name"].lower(): item["name"] for item in self.catalog}
-        names.update((name.lower(), name) for name in self.account["items"])
+    def goods(self, verb):
+        """The items that can be bought, or those that can be sold."""
+        return self.account["items"] if verb == "sell" else [item["name"] for item in self.catalog]
+
+    def trade(self, verb, word):
+        """Trade the item that is meant by a word, or ask for one until one was traded or the player
+        wants something else: an option, which is returned, or None."""
+        if word:
+            self.trade_one(verb, word, self.find_item(verb, word))
+            return None
+        names = self.goods(verb)
+        self.show_goods(verb, names)
         while True:
-            word = ask("What do you %s? (or %s) " % (verb, BACK)).strip()
-            if word.lower() in names:
-                if self.request(verb, request, names[word.lower()]):
-                    return None
-            elif word.lower() in self.options:
+            word = self.terminal.ask("What do you %s? (or %s) " % (verb, BACK),
+                                     lambda line: (line.lstrip(), names + [BACK])).strip()
+            found = self.find_item(verb, word, [BACK]) if word else []
+            if word.lower() in self.options and word.lower() not in map(Text.lower, found):
                 return word
-            else:
-                self.client.ping()
-                if word.lower() == BACK:
-                    return None
-                if word:
-                    say("There is no \"%s\" in the catalog." % word)
+            if len(found) != 1 or found == [BACK]:
+                self.call(self.client.ping)
+            if found == [BACK] or word and self.trade_one(verb, word, found):
+                return None
 
-    def request(self, verb, request, item):
-        """Have the server trade; returns whether it did. Raises RpcError when the login is lost."""
+    def find_item(self, verb, word, others=()):
+        """What is meant by a word: of all that can be traded, else of all that the shop knows, to
+        be told by the server why not."""
+        return find(word, self.goods(verb) + list(others), self.shown.get(verb, ())) \
+            or find(word, self.goods("buy") + self.goods("sell"))
+
+    def trade_one(self, verb, word, found):
+        """Have the server trade, if one item was found; returns whether there is no more to ask.
+        Raises RpcError when the login is lost."""
+        if len(found) != 1:
+            self.explain("There is no \"%s\" in the catalog.", word, found)
+            return False
+        item, = found
         try:
-            self.account = request(item)
+            self.account = self.call(getattr(self.client, verb), item)
         except RpcError as refusal:
             if refusal.reason == "not_logged_in":
                 raise
-            say(refusal.message)
+            self.say(refusal.message, RED)
             return False
         except ServerGone as gone:
-            raise ServerGone("%s It may or may not have let you %s the %s: your next login "
-                             "will show." % (gone, verb, item))
-        say("Congratulations! You %s the %s." % ("bought" if verb == "buy" else "sold", item))
+            self.say("%s" % gone, RED)
+            self.say("It may or may not have let you %s the %s: your next login will show."
+                     % (verb, item), RED)
+            self.leave()
+            return True
+        self.say("Congratulations! You %s the %s." % ("bought" if verb == "buy" else "sold", item),
+                 GREEN)
         self.show_balance()
         return True
 
     def logout(self):
         nickname = self.account["nickname"]
-        self.client.logout()
+        self.call(self.client.logout)
         self.leave()
-        say("Good bye, %s." % nickname)
+        self.say("Good bye, %s." % nickname)
 
     # --- what the player sees -----------------------------------------------------------------
 
+    def short(self, nickname):
+        return shorten(self.terminal.printable(nickname), NICKNAME_COLUMNS)
+
+    def names(self, items):
+        return [self.terminal.printable(item) for item in items]
+
+    def explain(self, problem, word, found):
+        """Say why a word was not taken: nothing was found for it, or too much."""
+        if found:
+            problem = "\"%%s\" may be %s or %s." % (", ".join(found[:-1]), found[-1])
+        self.say(problem % word, RED)
+
+    def show_card(self):
+        self.say("  credits  %d" % self.account["credits"])
+        for line in joined("  items   ", self.names(self.account["items"]) or ["none"]):
+            self.say(line)
+
     def show_balance(self):
-        say("You have %d credits." % self.account["credits"])
+        self.say("You have %d credits." % self.account["credits"])
 
     def show_items(self):
-        items = self.account["items"]
-        say("Your items: %s." % ", ".join(items) if items else "You have no items.")
+        items = self.names(self.account["items"])
+        for line in joined("Your items:", items, ".") if items else ["You have no items."]:
+            self.say(line)
+
+    def show_goods(self, verb, names):
+        """The table to choose from, by name or by number."""
+        self.shown[verb] = list(names)
+        prices = {item["name"]: item["price"] for item in self.catalog}
+        rows = [("#", "item", "price", "", FAINT)]
+        for number, name in enumerate(names, 1):
+            price, note, style = prices.get(name, "-"), "", PLAIN
+            if verb == "buy" and name in self.account["items"]:
+                note, style = "owned", FAINT
+            elif verb == "buy" and price > self.account["credits"]:
+                note, style = "%d credits short" % (price - self.account["credits"]), FAINT
+            elif verb == "buy":
+                note = "affordable"
+            rows.append(("%d" % number, self.terminal.printable(name), "%s" % price, note, style))
+        widths = [max(columns(row[column]) for row in rows) for column in range(3)]
+        for number, name, price, note, style in rows:
+            row = "  %s  %s  %s  %s" % (
+                number.rjust(widths[0]), name + " " * (widths[1] - columns(name)),
+                price.rjust(widths[2]), note)
+            self.say(row.rstrip(), style)
 
     def show_options(self):
-        say("Options: %s." % ", ".join(OPTIONS))
+        self.say("Options: %s." % ", ".join(
+            "%d %s" % option for option in enumerate(OPTIONS, 1)))
+        self.say("Type ? for help; Ctrl-C or Ctrl-D leaves the game.", FAINT)
+
+    def show_help(self):
+        for number, option in enumerate(OPTIONS, 1):
+            self.say("  %d  %-8s %s" % (number, option, EXPLANATIONS[option]))
+        self.say("Type an option or an item, the beginning of it, or its number in the list shown.")
+        self.say("Tab completes, the arrow keys bring back earlier lines.")
+        self.say("Ctrl-C or Ctrl-D leaves the game.")
 
 
-def ask(prompt):
-    """The player's next line, as text. Raises EOFError at the end of the input."""
-    encoding = sys.stdin.encoding or locale.getpreferredencoding()
-    while True:
-        write(prompt)
-        line = sys.stdin.readline()
-        if not line:
-            raise EOFError()
-        try:
-            if type(line) is not Text:
-                line = line.decode(encoding)            # 2.7
-            line.encode("utf-8")                        # else fails here: see `main`
-            return line[:-1] if line.endswith("\n") else line
-        except UnicodeError:
-            say("That is not text in %s." % encoding)
+def find(word, names, shown=()):
+    """The names that a player may mean by a word, in any case: the one that it is, the one that has
+    this number in a list that was shown, or else all that begin with it."""
+    numbers = {"%d" % number: name for number, name in enumerate(shown, 1)}
+    exact = [name for name in names if name.lower() == word.lower()]
+    if not exact and word in numbers:
+        exact = [numbers[word]]
+    return exact[:1] or beginning_with(word, names)
 
 
-def say(text):
-    """Print a line. What the terminal would take for a command is escaped."""
-    write(_CONTROL.sub(lambda match: "\\x%02x" % ord(match.group()), text) + "\n")
+def beginning_with(word, names):
+    return [name for name in names if name.lower().startswith(word.lower())]
 
 
-def write(text):
-    """Print text at once. What the terminal cannot show is escaped."""
-    encoding = sys.stdout.encoding or locale.getpreferredencoding()
-    stream = getattr(sys.stdout, "buffer", sys.stdout)  # bytes go to sys.stdout itself on 2.7
-    stream.write(text.encode(encoding, "backslashreplace"))
-    stream.flush()
-
-
-def show_stats(connect):
+def show_stats(connect, say):
     """Print what the server counts, a line each; returns the exit status."""
     try:
         with connect() as client:
@@ -370,9 +673,6 @@ def show_stats(connect):
             value = ", ".join("%s %s" % item for item in sorted(value.items())) or "none"
         say("%-18s %s" % (name, value))
     return 0
-
-
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 def main(arguments=None):
@@ -401,19 +701,21 @@ def main(arguments=None):
         return 1
     if hasattr(sys.stdin, "reconfigure"):               # 3.x: a bad byte costs its line, no more
         sys.stdin.reconfigure(errors="surrogateescape")
+    terminal = Terminal()
     try:
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             if options.stats:
-                return show_stats(connect)
-            Console(connect).run()
+                return show_stats(connect, terminal.say)
+            Console(connect, terminal).run()
         except EOFError:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             status = 0
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_IGN)        # once is enough
             status = 128 + signal.SIGINT                # as shells have it
-        write("\n")                                     # the shell's prompt gets its own line
+        if terminal.is_typed:
+            terminal.write("\n")                        # the shell's prompt gets its own line
     except EnvironmentError:                            # the terminal or pipe is no longer there
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)    # where the exit may flush to
         status = 1

@@ -1,0 +1,563 @@
+# -*- coding: utf-8 -*-
+"""What a player sees and types: client.py on a terminal of 80 columns and 24 lines."""
+from __future__ import unicode_literals
+
+import fcntl
+import os
+import re
+import select
+import signal
+import struct
+import sys
+import termios
+
+import pexpect
+import pyte
+import pytest
+from conftest import PATIENCE, ROOT, wait_for
+from test_client import (BUY, CLIENT, NICKNAME, OPTION, RESULTS, SELL, account,     # noqa: F401
+                         full_backlog, no_server, open_account, play, player, player_environment,
+                         run, script)
+from wcwidth import wcswidth
+
+from client import columns, find, joined, shorten
+from constants import ANSWER_SECONDS, ITEMS
+
+ENTER, TAB, UP, LEFT, CLEAR = "\r", "\t", "\x1b[A", "\x1b[D", "\x15"
+
+
+class Screen(object):
+    """A player before a terminal that shows colours, and echoes what is typed."""
+
+    def __init__(self, port, **variables):
+        self.screen = pyte.Screen(80, 24)
+        self.stream = pyte.ByteStream(self.screen)
+        self.process = pexpect.spawn(
+            sys.executable, [CLIENT, "--port", "%d" % port], timeout=PATIENCE, dimensions=(24, 80),
+            env=player_environment(**dict({"TERM": "xterm-256color"}, **variables)))
+        self.process.delaybeforesend = None
+        self.process.ptyproc.delayafterclose = 0
+        self.all = b""
+
+    def type(self, *keys):
+        self.process.send("".join(keys).encode("utf-8"))
+
+    def look(self):
+        """Take in what has been shown since the last look."""
+        while select.select([self.process.child_fd], [], [], 0)[0]:
+            try:
+                data = os.read(self.process.child_fd, 65536)
+            except OSError:             # it has ended
+                return
+            self.all += data
+            self.stream.feed(data)
+
+    def lines(self):
+        self.look()
+        return [line.rstrip() for line in self.screen.display]
+
+    def line(self):
+        """The one that the cursor is in."""
+        return self.lines()[self.screen.cursor.y]
+
+    def until(self, condition):
+        try:
+            wait_for(condition, "what should be on this screen")
+        except AssertionError as error:
+            raise AssertionError("%s:\n%s" % (error, "\n".join(self.lines()).rstrip()))
+
+    def until_line(self, line):
+        """Wait until the cursor is behind this."""
+        self.until(lambda: self.line() == line.rstrip() and self.screen.cursor.x == wcswidth(line))
+
+    def until_shown(self, *lines):
+        """Wait until these stand on the screen, one below the other."""
+        self.until(lambda: "\n%s\n" % "\n".join(lines) in "\n%s\n" % "\n".join(self.lines()))
+
+    def enter(self, line, prompt):
+        """Type a line; wait until a prompt stands in the next free one."""
+        self.look()
+        seen = len(self.all)
+        self.type(line, ENTER)
+        self.until(lambda: self.line() == prompt.rstrip() and b"\n" in self.all[seen:])
+
+    def style(self, text):
+        """(colour, bold) of the first character of a text on the screen."""
+        for number, line in enumerate(self.lines()):
+            if text in line:
+                cell = self.screen.buffer[number][line.index(text)]
+                return cell.fg, cell.bold
+        raise AssertionError("%r is not on the screen" % text)
+
+    def end(self):
+        self.process.kill(signal.SIGKILL)
+        self.process.wait()
+        self.process.close()
+
+
+@pytest.fixture
+def sit():
+    """A function that starts a Screen; every one is ended, and none may have seen a traceback."""
+    screens = []
+
+    def start_screen(port, **variables):
+        screens.append(Screen(port, **variables))
+        screens[-1].until_line("Nickname: ")
+        return screens[-1]
+
+    yield start_screen
+    for screen in screens:
+        screen.look()
+        screen.end()
+    for screen in screens:
+        assert b"Traceback" not in screen.all
+
+
+@pytest.fixture
+def bob(program, sit):
+    """One with 100 credits, a sword and a torch, who has just logged in."""
+    open_account(program, "bob", 100, "sword,torch")
+    screen = sit(program.port)
+    screen.enter("bob", "bob 100> ")
+    return screen
+
+
+# --- line editing -------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("typed, line", [
+    ("ba", "balance"), ("l", "logout"), ("BAL", "balance"), ("h", "help"), ("bu", "buy "),
+    ("s", "sell "), ("x", "x"), ("  ba", "  balance"), ("buy sw", "buy sword"),
+    ("buy SW", "buy sword"), ("bu  sw", "bu  sword"), ("b s", "b s"), ("s s", "s sword"),
+    ("sell t", "sell torch"), ("sell p", "sell p"), ("balance s", "balance s"), ("? s", "? s")])
+def test_tab_completes_options_and_their_items(bob, typed, line):
+    bob.type(typed, TAB)
+    bob.type("#")
+    bob.until_line("bob 100> %s#" % line)
+
+
+def test_tab_shows_what_is_possible(bob):
+    bob.type("b", TAB)
+    bob.until_line("bob 100> b")
+    bob.until_shown("balance  buy")
+    bob.type("u", TAB, "s", TAB)
+    bob.until_shown("shield  sword")
+    bob.type("w", TAB)
+    bob.until_line("bob 100> buy sword")
+
+
+def test_tab_completes_the_items_that_are_asked_for(program, bob):
+    bob.enter("buy", "What do you buy? (or back) ")
+    for typed, completed in [("po", "potion"), ("ba", "back"), ("sh", "shield"), ("ite", "ite")]:
+        bob.type(typed, TAB)
+        bob.until_line("What do you buy? (or back) %s" % completed)
+        bob.type(CLEAR)
+    bob.enter("back", "bob 100> ")
+    bob.enter("sell", "What do you sell? (or back) ")
+    for typed, completed in [("s", "sword"), ("b", "back"), ("p", "p")]:        # owned ones
+        bob.type(typed, TAB)
+        bob.until_line("What do you sell? (or back) %s" % completed)
+        bob.type(CLEAR)
+    bob.type("s", TAB)
+    bob.enter("", "bob 300> ")
+    assert account(program, "bob") == (300, "torch")
+
+
+def test_names_with_spaces_are_completed_and_names_that_steer_are_not(script, sit):
+    screen = sit(script.port)
+    names = ["Healing Potion", "Healing Poultice", "Меч", "\x1b[31mred"]
+    screen.type("bob", ENTER)
+    script.accept()
+    script.request()
+    script.answer(result=dict(RESULTS["login"],
+                              catalog=[{"name": name, "price": 1} for name in names]))
+    screen.until_line("bob 4321> ")
+    for typed, completed in [("buy he", "buy Healing Po"), ("buy healing pot", "buy healing Potion"),
+                             ("buy м", "buy Меч"), ("buy \x16\x1b", "buy ^[")]:
+        screen.type(typed, TAB, "#")
+        screen.until_line("bob 4321> %s#" % completed)
+        screen.type(CLEAR)
+
+
+def test_the_arrow_keys_bring_back_earlier_lines_but_no_nicknames(bob):
+    bob.type(UP, "#")
+    bob.until_line("bob 100> #")                        # the nickname is not among them
+    bob.type(CLEAR)
+    bob.enter("balance", "bob 100> ")
+    bob.enter("items", "bob 100> ")
+    bob.type(UP)
+    bob.until_line("bob 100> items")
+    bob.type(UP)
+    bob.until_line("bob 100> balance")
+    bob.type(LEFT, LEFT, "#")
+    bob.until(lambda: bob.line() == "bob 100> balan#ce")
+    bob.type(CLEAR)
+    bob.type("\x0b")
+    bob.enter("logout", "Nickname [bob]: ")
+    bob.type(UP, "#")
+    bob.until_line("Nickname [bob]: #")                 # and no option is taken for one
+    bob.type(CLEAR)
+    bob.enter("", "bob 100> ")
+    bob.type(UP)
+    bob.until_line("bob 100> logout")
+
+
+@pytest.mark.parametrize("line, shown", [
+    ("bal", ["You have 100 credits."]), ("BAL", ["You have 100 credits."]),
+    ("1", ["You have 100 credits."]), ("2", ["Your items: sword, torch."]),
+    ("i", ["Your items: sword, torch."])])
+def test_a_beginning_or_a_number_is_an_option(player, line, shown):
+    assert player.enter(line, OPTION) == shown
+
+
+def test_an_ambiguous_beginning_of_an_option_is_refused(player):
+    assert player.enter("b", OPTION)[0] == '"b" may be balance or buy.'
+    assert player.enter("B", OPTION)[0] == '"B" may be balance or buy.'
+    player.enter("bu", BUY)
+    player.enter("ba", OPTION)                          # back
+    player.enter("se", SELL)
+    player.enter("back", OPTION)
+    player.enter("5", NICKNAME)
+
+
+def test_a_beginning_or_a_number_is_an_item(program, player):
+    player.enter("3", BUY)
+    assert player.enter("s", BUY) == ['"s" may be shield or sword.']
+    assert player.enter("b", BUY) == ['"b" may be bow or back.']
+    for number in ("0", "9", "-1", "1.0", "²"):
+        assert player.enter(number, BUY) == ['There is no "%s" in the catalog.' % number]
+    assert player.enter("2", BUY) == ["You own the torch already."]
+    player.enter("3", OPTION)
+    assert account(program, "bob") == (40, "sword,torch,dagger")
+    player.enter("4", SELL)
+    player.enter("S", OPTION)                           # a sword, and no shield
+    assert account(program, "bob") == (240, "torch,dagger")
+    player.enter("sell", SELL)
+    player.enter("2", OPTION)
+    assert account(program, "bob") == (300, "torch")
+
+
+def test_a_number_means_what_the_list_has_shown(program, player):
+    for line in ("sell 1", "buy 1"):
+        assert "in the catalog" in player.enter(line, OPTION)[0]        # none has been shown yet
+    player.enter("sell", SELL)
+    player.enter("1", OPTION)
+    assert player.enter("sell 1", OPTION) == ["You do not own that item."]      # the sword again
+    assert account(program, "bob") == (300, "torch")
+    player.enter("buy", BUY)
+    player.enter("back", OPTION)
+    assert "Congratulations! You bought the potion." in player.enter("buy 1", OPTION)
+    player.enter("logout", NICKNAME)
+    player.enter("bob", OPTION)
+    assert "in the catalog" in player.enter("buy 1", OPTION)[0]         # nor in this session
+
+
+@pytest.mark.parametrize("line, lines, after", [
+    ("buy potion", ["Congratulations! You bought the potion.", "You have 75 credits."],
+     (75, "sword,torch,potion")),
+    ("  BUY   Potion ", ["Congratulations! You bought the potion.", "You have 75 credits."],
+     (75, "sword,torch,potion")),
+    ("bu po", ["Congratulations! You bought the potion.", "You have 75 credits."],
+     (75, "sword,torch,potion")),
+    ("sell sword", ["Congratulations! You sold the sword.", "You have 300 credits."],
+     (300, "torch")),
+    ("s s", ["Congratulations! You sold the sword.", "You have 300 credits."], (300, "torch")),
+    ("buy horse", ["The horse costs 500 credits, you have 100."], (100, "sword,torch")),
+    ("buy sword", ["You own the sword already."], (100, "sword,torch")),
+    ("sell bow", ["You do not own that item."], (100, "sword,torch")),
+    ("buy s", ['"s" may be shield or sword.'], (100, "sword,torch")),
+    ("buy excalibur", ['There is no "excalibur" in the catalog.'], (100, "sword,torch")),
+    ("buy back", ['There is no "back" in the catalog.'], (100, "sword,torch"))])
+def test_a_trade_in_one_line(program, player, line, lines, after):
+    assert player.enter(line, OPTION) == lines
+    assert account(program, "bob") == after
+
+
+def test_a_trade_in_one_line_asks_first_whether_the_server_is_there(script, play):
+    player = play(script.port)
+    script.admit(player)
+    player.sendline("buy pot")
+    script.serve("ping", "buy")
+    assert script.last["params"] == {"item": "Potion"}
+    player.read_until(OPTION)
+    player.sendline("sell potion")
+    script.serve("ping", "sell")
+    player.read_until(OPTION)
+    player.sendline("sell sword")                       # the last answer left none
+    script.serve("ping")
+    assert player.read_until(OPTION) == ["You have nothing to sell."]
+
+
+@pytest.mark.parametrize("line", ["help", "?", "HELP", "he"])
+def test_help_shows_the_options(player, line):
+    lines = player.enter(line, OPTION)
+    for number, option in enumerate(["balance", "items", "buy", "sell", "logout"]):
+        assert lines[number].split()[:2] == ["%d" % (number + 1), option]
+    assert "Ctrl-C" in lines[-1]
+    player.enter("buy", BUY)
+    assert player.enter(line, OPTION if line != "he" else BUY)[0] == (
+        lines[0] if line != "he" else 'There is no "he" in the catalog.')
+
+
+def test_find():
+    names = ["bow", "Sword", "swordfish", "2"]
+    for word, shown, found in [
+            ("BO", [], ["bow"]), ("sword", [], ["Sword"]), ("swo", [], ["Sword", "swordfish"]),
+            ("1", ["bow"], ["bow"]), ("1", [], []), ("2", ["bow", "Sword"], ["2"]),
+            ("02", ["bow", "Sword"], []), ("x", ["bow"], [])]:
+        assert find(word, names, shown) == found
+
+
+# --- the look -----------------------------------------------------------------------------------
+
+CATALOG = """\
+  #  item    price
+  1  potion     25  affordable
+  2  torch      40  owned
+  3  dagger     60  affordable
+  4  shield    120  20 credits short
+  5  bow       150  50 credits short
+  6  sword     200  owned
+  7  armor     350  250 credits short
+  8  horse     500  400 credits short"""
+
+
+def test_a_session_on_the_screen(bob):
+    bob.until_shown("Nickname: bob", "Welcome back, bob!", "  credits  100",
+                    "  items    sword, torch",
+                    "Options: 1 balance, 2 items, 3 buy, 4 sell, 5 logout.",
+                    "Type ? for help; Ctrl-C or Ctrl-D leaves the game.", "bob 100>")
+    bob.enter("buy", "What do you buy? (or back) ")
+    bob.until_shown("bob 100> buy", CATALOG, "What do you buy? (or back)")
+    bob.enter("potion", "bob 75> ")
+    bob.until_shown("What do you buy? (or back) potion", "Congratulations! You bought the potion.",
+                    "You have 75 credits.", "bob 75>")
+    bob.enter("", "bob 75> ")
+    bob.until_shown("bob 75>", "bob 75>")
+    bob.enter("", "bob 75> ")
+    bob.enter("logout", "Nickname [bob]: ")
+    bob.until_shown("bob 75> logout", "Good bye, bob.", "Nickname [bob]:")
+
+
+def test_colours(bob):
+    plain, bold = ("default", False), ("default", True)
+    assert bob.style("bob 100>") == bob.style("Nickname:") == bold
+    assert bob.style("Welcome") == ("green", False)
+    assert bob.style("Options") == plain
+    bob.enter("dance", "bob 100> ")
+    assert bob.style("There is no option") == ("red", False)
+    bob.enter("buy potion", "bob 75> ")
+    assert bob.style("Congratulations") == ("green", False)
+    assert bob.style("You have 75") == plain
+    bob.enter("buy horse", "bob 75> ")
+    assert bob.style("The horse costs") == ("red", False)
+    faint = bob.all.count(b"\x1b[2m")
+    bob.enter("buy", "What do you buy? (or back) ")
+    assert bob.all.count(b"\x1b[2m") == faint + 8       # the head, and what cannot be bought
+
+
+@pytest.mark.parametrize("variables, has_colours", [
+    ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False), ({"NO_COLOR": ""}, True), ({}, True)])
+def test_colours_can_be_switched_off(program, sit, variables, has_colours):
+    screen = sit(program.port, **variables)
+    screen.type("bob", ENTER)
+    screen.until(lambda: re.match(r"bob \d+>$", screen.line()))
+    screen.type("dance", ENTER)
+    screen.until(lambda: any("no option" in line for line in screen.lines()))
+    screen.look()
+    assert (re.search(b"\x1b\\[[0-9;]*m", screen.all) is not None) == has_colours
+
+
+def test_wide_characters_are_aligned(script, sit):
+    screen = sit(script.port)
+    catalog = [("剣", 200), ("potion", 5), ("盾とかぶと", 1200), ("cafe\u0301", 30), ("🏹", 7)]
+    screen.type("ボブ", ENTER)
+    script.accept()
+    script.request()
+    script.answer(result={"account": {"nickname": "ボブ", "credits": 50, "items": ["剣"]},
+                          "created": False,
+                          "catalog": [{"name": name, "price": price} for name, price in catalog]})
+    screen.until_line("ボブ 50> ")
+    screen.type("buy", ENTER)
+    script.serve("ping")
+    screen.until_line("What do you buy? (or back) ")
+    rows = screen.lines()[screen.screen.cursor.y - 5:screen.screen.cursor.y]
+    assert len(rows) == 5
+    ends = [wcswidth(row[:re.search(" %d  " % price, row).end()])
+            for (name, price), row in zip(catalog, rows)]
+    assert len(set(ends)) == 1, rows
+
+
+def test_the_width_of_text():
+    for text, width in [("", 0), ("bow", 3), ("剣", 2), ("\u0301", 0), ("cafe\u0301", 4),
+                        ("\U0001f600", 2), ("ﾊﾝ", 2), ("Боб", 3), ("\u200d", 0)]:
+        assert columns(text) == width
+    assert shorten("potion", 6) == "potion"
+    assert shorten("potions", 6) == "pot..."
+    assert shorten("剣剣剣剣", 7) == "剣剣..."
+    assert shorten("\U0001f600" * 9, 6) == "\U0001f600..."
+
+
+def test_long_lists_are_wrapped():
+    lines = joined("Items:", ["item %d" % number for number in range(30)], ".")
+    assert len(lines) == 4 and all(len(line) <= 80 for line in lines)
+    assert lines[0].startswith("Items: item 0, item 1,") and lines[1].startswith("       item ")
+    assert lines[-1].endswith("item 29.")
+    assert joined("Items:", ["x" * 100, "y"], ".") == ["Items: %s," % ("x" * 100), "       y."]
+
+
+def test_no_line_is_wider_than_80_columns(program, no_server):
+    nickname = "剣" * 20
+    open_account(program, nickname, 99999, "shield")
+    open_account(program, "bob", 10)
+    lines = (["", nickname, "?", "help", "dance", "b", "balance", "items", "sell", "back"]
+             + ["buy %s" % item for item in ITEMS] + ["items", "buy sword", "buy", "s", "back"]
+             + ["logout", nickname, "sell armor", "logout", "bob", "buy horse", "sell", "logout"])
+    for port in (program.port, no_server):
+        status, out, err = run(port, lines)
+        assert (status, err) == (0, "")
+        assert max(map(wcswidth, out.splitlines())) <= 80
+    assert len(out.splitlines()) > 20
+    assert "剣" * 20 + "!" in run(program.port, lines)[1]
+
+
+def test_a_long_nickname_leaves_room_in_the_prompt(program, sit):
+    open_account(program, "剣" * 200, 100)
+    screen = sit(program.port)
+    screen.enter("剣" * 200, "%s... 100> " % ("剣" * 10))
+    screen.enter("logout", "Nickname [%s...]: " % ("剣" * 10))
+
+
+def test_text_that_would_change_the_direction_or_steer_is_escaped(script, sit):
+    screen = sit(script.port)
+    evil = "\u202eevil\u2066\u2028\x1b[2J\x9b\ud800"
+    shown = "\\u202eevil\\u2066\\u2028\\x1b[2J\\x9b\\ud800"
+    screen.type("bob", ENTER)
+    script.accept()
+    script.request()
+    script.answer(result={"account": {"nickname": evil, "credits": 1, "items": [evil]},
+                          "created": False, "catalog": [{"name": evil, "price": 12345}]})
+    screen.until_line("%s... 1> " % shown[:21])
+    screen.until_shown("  items    " + shown)
+    screen.type("buy", ENTER)
+    script.serve("ping")
+    screen.until_shown("  1  %s  12345  owned" % shown)
+    screen.type("1", ENTER)
+    assert script.request()["params"] == {"item": evil}
+    script.answer(error={"code": 1, "message": evil, "data": {"reason": "x"}})
+    screen.until_shown(shown)
+
+
+# --- manners ------------------------------------------------------------------------------------
+
+WAITING = "Waiting for the server ..."
+
+
+def test_a_slow_server_is_waited_for_visibly(script, sit):
+    screen = sit(script.port)
+    screen.type("bob", ENTER)
+    script.accept()
+    script.request()
+    screen.until_line(WAITING)
+    script.answer(result=RESULTS["login"])
+    screen.until_line("bob 4321> ")
+    assert WAITING not in screen.lines()                # nothing of it remains
+    screen.until_shown("Nickname: bob", "Welcome back, bob!")
+    screen.type("balance", ENTER)
+    script.serve("ping")
+    screen.until_shown("bob 4321> balance", "You have 4321 credits.", "bob 4321>")
+    screen.type("buy potion", ENTER)
+    script.serve("ping")
+    script.request()
+    screen.until_line(WAITING)
+    script.answer(result=RESULTS["buy"])
+    screen.until_line("bob 4296> ")
+    assert screen.all.count(WAITING.encode("ascii")) == 2
+
+
+def test_a_server_that_does_not_answer_is_given_up(script, sit):
+    screen = sit(script.port)
+    screen.type("bob", ENTER)
+    script.accept()
+    script.request()
+    screen.until_line(WAITING)
+    screen.until_line("Nickname [bob]: ")
+    screen.until_shown("Nickname: bob",
+                       "The server has not answered for %d seconds." % ANSWER_SECONDS,
+                       "Nickname [bob]:")
+
+
+def test_waiting_in_a_pipe_and_on_a_dumb_terminal_is_a_line(script, sit, play):
+    player = play(script.port)
+    player.sendline("bob")
+    script.accept()
+    script.request()
+    player.expect_exact(WAITING)
+    script.answer(result=RESULTS["login"])
+    assert player.read_until(OPTION)[:2] == ["", "Welcome back, bob!"]
+
+
+def test_a_connection_that_takes_long_is_waited_for_visibly(sit, full_backlog):
+    screen = sit(full_backlog)
+    screen.type("bob", ENTER)
+    screen.until_line(WAITING)
+    screen.until_line("Nickname [bob]: ")
+    assert any("no server" in line for line in screen.lines())
+
+
+def test_the_terminal_may_change_its_size_while_the_client_waits(script, sit):
+    screen = sit(script.port)
+    screen.type("bob", ENTER)
+    script.accept()
+    script.request()
+    screen.until_line(WAITING)
+    for width in (100, 60, 80):
+        fcntl.ioctl(screen.process.child_fd, termios.TIOCSWINSZ,
+                    struct.pack(str("HHHH"), 24, width, 0, 0))
+    script.answer(result=RESULTS["login"])
+    screen.until_line("bob 4321> ")
+
+
+def test_enter_takes_the_last_nickname(start, program, sit):
+    screen = sit(program.port)
+    open_account(program, "bob", 100)
+    screen.type(ENTER)
+    screen.until_shown("A nickname cannot be blank.", "Nickname:")
+    screen.enter("bob", "bob 100> ")
+    program.kill()
+    screen.enter("balance", "Nickname [bob]: ")
+    screen.until_shown("The server is gone.", "Nickname [bob]:")
+    screen.type(ENTER)
+    screen.until_shown("There is no server at 127.0.0.1:%d. Start one with: python server.py"
+                       % program.port, "Nickname [bob]:")
+    start("--port", str(program.port))
+    screen.enter("", "bob 100> ")
+    screen.enter("logout", "Nickname [bob]: ")
+    screen.type(" ", ENTER)                             # a blank one is none
+    screen.until_shown("A nickname cannot be blank.", "Nickname [bob]:")
+    screen.type("ann", ENTER)
+    screen.until(lambda: re.match(r"ann \d+>$", screen.line()))
+
+
+def test_an_empty_line_of_a_pipe_is_a_blank_nickname(program):
+    open_account(program, "bob", 100)
+    status, out, err = run(program.port, ["bob", "logout", "", "balance"])
+    assert (status, err) == (0, "")
+    assert out.count("A nickname cannot be blank.") == 1 and out.count("bob 100>") == 1
+    assert "Welcome to the shop, balance!" in out
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", None])
+def test_other_alphabets_in_the_c_locale(program, sit, encoding):
+    """Readline is not to take bytes for keys, whatever the locale."""
+    variables = {"LC_ALL": "C"}
+    if encoding:
+        variables["PYTHONIOENCODING"] = encoding
+    else:
+        variables.update({"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
+    open_account(program, "Боб", 100)
+    screen = sit(program.port, **variables)
+    screen.type("Боб", ENTER)
+    screen.until(lambda: screen.line().endswith("100>") or "Nickname: " != screen.line() and any(
+        "not text" in line for line in screen.lines()))
+    screen.look()
+    assert screen.line().endswith("100>") or not encoding
