@@ -10,7 +10,8 @@ PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 # would end it, since nobody here could continue it.
 IN_FRONT = if [ -t 0 ]; then set -m; trap '' TSTP; fi; in_front() { "$$@" || [ $$? -eq 130 ]; }
 
-.PHONY: play server client stats test test-all torture bench clean
+.PHONY: play server client stats test test-all torture bench \
+        screenshot clean
 
 play: .venv/play                ## tables, a server in the background, the client in front
 	@$(PY) db.py
@@ -62,6 +63,9 @@ torture: .venv/test             ## faults without end; TORTURE='--seconds 60 --s
 bench: .venv/bench              ## beside its peers, with a chart; BENCH='--works ping' is a part
 	@if python2.7 -c '' 2>/dev/null; then $(MAKE) --no-print-directory .venv-2.7/test; fi
 	@$(IN_FRONT); in_front $(PY) bench/run.py $(or $(BENCH),--chart docs/performance.svg)
+
+screenshot: .venv/test          ## docs/session.svg: plays a session and draws it
+	@$(PY) docs/screenshot.py
 
 clean:                          ## all that the other targets made, but for the accounts
 	rm -rf .venv .venv-* .pytest_cache .hypothesis __pycache__ */__pycache__ *.pyc */*.pyc server.log*

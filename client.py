@@ -218,10 +218,9 @@ class Terminal(object):
     def __init__(self):
         self.is_typed = sys.stdin.isatty()
         self.encoding = sys.stdout.encoding or locale.getpreferredencoding()
-        has_screen = sys.stdout.isatty()
-        self.has_colours = has_screen and os.environ.get("TERM", "dumb") != "dumb" \
-            and not os.environ.get("NO_COLOR")                  # https://no-color.org
-        self.readline = _readline() if self.is_typed and has_screen else None
+        self.can_erase = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+        self.has_colours = self.can_erase and not os.environ.get("NO_COLOR")    # no-color.org
+        self.readline = _readline() if self.is_typed and sys.stdout.isatty() else None
         self.candidates = None          # the completions that the current question has
         self.matches = []               # of them, those that readline asks for one by one
         self.question = None            # the last one
@@ -265,8 +264,8 @@ class Terminal(object):
         return line
 
     def edit(self, question, remember):
-        if "libedit" not in (self.readline.__doc__ or ""):      # which counts colours as columns
-            question = self.styled(question, BOLD, "\001%s\002")
+        if not _is_libedit(self.readline):
+            question = self.styled(question, BOLD, "\001%s\002")    # or they count as columns
         if str is bytes:
             question = question.encode(self.encoding)           # 2.7
         if remember:
@@ -300,7 +299,7 @@ class Terminal(object):
 
     # --- what the player sees ---------------------------------------------------------------
 
-    def say(self, text="", style=PLAIN):
+    def say(self, text, style=PLAIN):
         """Print a line. What the terminal would take for a command is escaped."""
         self.write(self.styled(self.printable(text), style) + "\n")
 
@@ -330,7 +329,7 @@ class Terminal(object):
         def show():
             shown.append(True)
             try:
-                self.write(self.styled(text, FAINT) + ("" if self.has_colours else "\n"))
+                self.write(self.styled(text, FAINT) + ("" if self.can_erase else "\n"))
             except EnvironmentError:        # nobody is there: that is for the main thread to find
                 pass
 
@@ -342,7 +341,7 @@ class Terminal(object):
         finally:
             notice.cancel()
             notice.join()
-            if shown and self.has_colours:
+            if shown and self.can_erase:
                 self.write("\r\x1b[K")      # ECMA-48: erase the line
 
 
@@ -352,7 +351,7 @@ def _readline():
         import readline
     except ImportError:
         return None
-    if "libedit" in (readline.__doc__ or ""):
+    if _is_libedit(readline):
         readline.parse_and_bind("bind ^I rl_complete")
         return readline
     for setting in ("tab: complete",
@@ -364,12 +363,22 @@ def _readline():
     return readline
 
 
+def _is_libedit(readline):
+    """Whether it is not GNU's, but the other library of that interface."""
+    return "libedit" in (readline.__doc__ or "")
+
+
 def columns(text):
     """How many columns of a terminal a text takes (Unicode Standard Annex 11)."""
-    return sum([0 if unicodedata.category(character) in ("Mn", "Me", "Cf")
-                else 2 if unicodedata.east_asian_width(character) in "WF"
-                or str is bytes and character > "\U0001f300"            # 2.7 knows no emoji
-                else 1 for character in text])
+    return sum(map(_columns_of, text))
+
+
+def _columns_of(character):
+    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0                        # stands on the one before it, or is not shown at all
+    if unicodedata.east_asian_width(character) in ("W", "F"):
+        return 2
+    return 2 if str is bytes and character > "\U0001f300" else 1        # 2.7 knows no emoji
 
 
 def shorten(text, width):

@@ -18,6 +18,7 @@ import pytest
 import postgresql
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+CLIENT = os.path.join(ROOT, "client.py")
 sys.path.insert(0, ROOT)
 
 import db           # noqa: E402
@@ -44,6 +45,12 @@ def environment(**variables):
     clean = {name: value for name, value in os.environ.items() if not name.startswith("LAVKA_")}
     clean.update((str(name), str(value)) for name, value in variables.items())
     return clean
+
+
+def player_environment(**variables):
+    """A player's, whatever it is where the tests run: buffered output, UTF-8, no colours."""
+    return environment(**dict(
+        {"PYTHONUNBUFFERED": "", "LC_ALL": "C.UTF-8", "NO_COLOR": "", "TERM": "dumb"}, **variables))
 
 
 def audit(database):
@@ -191,6 +198,20 @@ class Program(object):
         peer.close()
         assert "result" in reply or reason(reply) == "nickname_in_use"
         return "result" in reply
+
+
+def query(database, statement, *values):
+    """The rows of an SQL statement on an SQLite file."""
+    connection = sqlite3.connect(database, isolation_level=None)
+    try:
+        return connection.execute(statement, values).fetchall()
+    finally:
+        connection.close()
+
+
+def open_account(database, nickname, credits, items=""):
+    query(database, "INSERT INTO account (nickname, credits, items) VALUES (?, ?, ?)",
+          nickname, credits, items)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import os
 import select
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -17,13 +16,12 @@ import time
 
 import pexpect
 import pytest
-from conftest import PATIENCE, ROOT, environment, wait_for
+from conftest import CLIENT, PATIENCE, open_account, player_environment, query, wait_for
 
 import protocol
 from client import Client, ServerGone, State
 from constants import CREDITS_RANGE, FREED_SECONDS, HOST, ITEMS, MAX_LINE, MAX_NICKNAME, OPTIONS, PORT
 
-CLIENT = os.path.join(ROOT, "client.py")
 # Prompts on a terminal, as patterns.
 NICKNAME = r"Nickname( \[[^\r\n]*\])?: "
 OPTION = r"[^\r\n]* \d+> "
@@ -35,11 +33,6 @@ PYTHONS = os.environ.get("LAVKA_TEST_PYTHONS", "").split()
 
 
 # --- players ------------------------------------------------------------------------------------
-
-def player_environment(**variables):
-    """A player's, whatever it is where the tests run: buffered output, UTF-8."""
-    return environment(**dict({"PYTHONUNBUFFERED": "", "LC_ALL": "C.UTF-8", "TERM": "dumb"}, **variables))
-
 
 class Player(pexpect.spawn):
     """client.py on a terminal that echoes nothing: all that it shows, the client wrote."""
@@ -188,22 +181,9 @@ def full_backlog():
         sock.close()
 
 
-def query(program, statement, *values):
-    connection = sqlite3.connect(program.database, isolation_level=None)
-    try:
-        return connection.execute(statement, values).fetchall()
-    finally:
-        connection.close()
-
-
-def open_account(program, nickname, credits, items=""):
-    query(program, "INSERT INTO account (nickname, credits, items) VALUES (?, ?, ?)",
-          nickname, credits, items)
-
-
 def account(program, nickname):
     """(credits, items) as they are in the file."""
-    row, = query(program, "SELECT credits, items FROM account WHERE nickname = ?", nickname)
+    row, = query(program.database, "SELECT credits, items FROM account WHERE nickname = ?", nickname)
     return row
 
 
@@ -382,7 +362,7 @@ def test_any_text_is_a_nickname(program, play, without_readline, nickname, line_
     player = play(program.port, **({} if line_editing else without_readline))
     player.enter(nickname, OPTION)
     player.enter("logout", NICKNAME)
-    assert query(program, "SELECT nickname FROM account") == [(nickname,)]
+    assert query(program.database, "SELECT nickname FROM account") == [(nickname,)]
     assert "\x1b" not in player.recording.getvalue()
     assert "Welcome back" in player.enter(nickname, OPTION)[0]
 
@@ -391,7 +371,7 @@ def test_a_nickname_that_is_too_long(program, play):
     player = play(program.port)
     error, = player.enter("x" * (MAX_NICKNAME + 1), NICKNAME)
     assert str(MAX_NICKNAME) in error
-    assert query(program, "SELECT * FROM account") == []
+    assert query(program.database, "SELECT * FROM account") == []
     player.enter("bob", OPTION)
 
 
@@ -399,7 +379,7 @@ def test_a_nul_in_a_pipe_is_refused(program):
     status, out, err = run(program.port, ["a\0b", "bob"])
     assert (status, err) == (0, "")
     assert in_order(out, "NUL", "Welcome")
-    assert query(program, "SELECT nickname FROM account") == [("bob",)]
+    assert query(program.database, "SELECT nickname FROM account") == [("bob",)]
 
 
 @pytest.mark.parametrize("nickname", ["\0", "a\0b"])
@@ -408,7 +388,7 @@ def test_a_nul_on_a_terminal_is_refused(program, play, without_readline, nicknam
     error, = player.enter(nickname, NICKNAME)
     assert "NUL" in error
     player.enter("bob", OPTION)
-    assert query(program, "SELECT nickname FROM account") == [("bob",)]
+    assert query(program.database, "SELECT nickname FROM account") == [("bob",)]
 
 
 def test_a_nickname_in_use(program, play):
@@ -426,7 +406,7 @@ def test_a_nickname_in_use(program, play):
 
 
 def test_login_shows_the_account_and_the_options(program, play):
-    open_account(program, "bob", 77, "sword,bow")
+    open_account(program.database, "bob", 77, "sword,bow")
     player = play(program.port)
     lines = player.enter("bob", OPTION)
     assert lines == ["Welcome back, bob!", "  credits  77", "  items    sword, bow",
@@ -471,7 +451,7 @@ def test_a_login_may_be_refused_for_any_reason(script, play, error):
 @pytest.fixture
 def player(program, play):
     """One with 100 credits, a sword and a torch, who has just logged in."""
-    open_account(program, "bob", 100, "sword,torch")
+    open_account(program.database, "bob", 100, "sword,torch")
     player = play(program.port)
     player.enter("bob", OPTION)
     return player
@@ -568,7 +548,7 @@ def test_an_option_typed_at_the_question_for_an_item_is_carried_out(program, pla
 
 
 def test_an_item_that_left_the_catalog_is_refused_and_shown(program, play):
-    open_account(program, "bob", 100, "excalibur,меч")
+    open_account(program.database, "bob", 100, "excalibur,меч")
     player = play(program.port)
     assert "  items    excalibur, меч" in player.enter("bob", OPTION)
     assert player.enter("sell", SELL)[1:] == ["  1  excalibur      -", "  2  меч            -"]
@@ -693,7 +673,7 @@ def test_a_server_killed_before_the_login(start, program, play):
 
 
 def test_a_server_that_answers_no_more(program, play):
-    open_account(program, "bob", 100)
+    open_account(program.database, "bob", 100)
     idle, buyer = play(program.port), play(program.port)
     idle.enter("ann", OPTION)
     buyer.enter("bob", OPTION)
@@ -828,7 +808,7 @@ def reach(player, place):
 
 @pytest.mark.parametrize("place", sorted(ENDS))
 def test_ctrl_c_ends_it(program, play, place):
-    open_account(program, "bob", 100, "sword")
+    open_account(program.database, "bob", 100, "sword")
     player = play(program.port)
     reach(player, place)
     player.interrupt()
@@ -839,7 +819,7 @@ def test_ctrl_c_ends_it(program, play, place):
 
 @pytest.mark.parametrize("place", sorted(ENDS))
 def test_ctrl_d_ends_it(program, play, place):
-    open_account(program, "bob", 100, "sword")
+    open_account(program.database, "bob", 100, "sword")
     player = play(program.port)
     reach(player, place)
     player.sendeof()
@@ -897,7 +877,7 @@ SESSION_SHOWS = [
 
 
 def test_a_session_in_pipes(program):
-    open_account(program, "bob", 100)
+    open_account(program.database, "bob", 100)
     status, out, err = run(program.port, SESSION)
     assert (status, err) == (0, "")
     assert in_order(out, *SESSION_SHOWS)
@@ -1017,7 +997,7 @@ def test_the_c_locale(program, script, play, variables):
     player = play(program.port, **variables)
     player.sendline("Боб")
     if player.expect([OPTION, NICKNAME]) == 0:
-        assert query(program, "SELECT nickname FROM account") == [("Боб",)]
+        assert query(program.database, "SELECT nickname FROM account") == [("Боб",)]
         player.enter("logout", NICKNAME)
     else:
         assert "not text" in player.before
@@ -1027,7 +1007,7 @@ def test_the_c_locale(program, script, play, variables):
     assert (status, err) == (0, "")
     assert in_order(out, "ann", "Options")
 
-    open_account(program, "tim", 1, "меч")              # what cannot be typed can be shown
+    open_account(program.database, "tim", 1, "меч")              # what cannot be typed can be shown
     status, out, err = run(program.port, ["tim", "items"], **variables)
     assert (status, err) == (0, "")
     assert "меч" in out or "\\u043c\\u0435\\u0447" in out
@@ -1106,7 +1086,7 @@ def meanwhile():
 
 
 def test_the_client_class(program):
-    open_account(program, "bob", 100, "sword")
+    open_account(program.database, "bob", 100, "sword")
     with Client(HOST, program.port) as connection:
         assert connection.ping() == "pong"
         login = connection.login("bob")
@@ -1225,7 +1205,7 @@ other_python = pytest.mark.parametrize("python", PYTHONS or [
 
 @other_python
 def test_another_pythons_client(program, python):
-    open_account(program, "bob", 100)
+    open_account(program.database, "bob", 100)
     status, out, err = run(program.port, SESSION + ["buy", "potion", "logout"], python=python)
     assert (status, err) == (0, "")
     assert in_order(out, *SESSION_SHOWS)
@@ -1237,7 +1217,7 @@ def test_another_pythons_client(program, python):
 @other_python
 def test_another_pythons_server(start, python):
     program = start(python=python)
-    open_account(program, "Боб", 100)
+    open_account(program.database, "Боб", 100)
     status, out, err = run(program.port, ["Боб"] + SESSION[1:] + ["buy", "potion", "logout"])
     assert (status, err) == (0, "")
     assert in_order(out, *[fragment.replace("bob", "Боб") for fragment in SESSION_SHOWS])

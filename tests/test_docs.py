@@ -6,10 +6,15 @@ import io
 import json
 import os
 import re
-import sqlite3
+import subprocess
+import sys
+from xml.etree import ElementTree
 
-from conftest import ROOT, Peer
+from conftest import ROOT, Peer, environment, open_account
 
+sys.path.insert(0, os.path.join(ROOT, "docs"))
+
+import screenshot       # noqa: E402
 from constants import BACK, OPTIONS
 from protocol import METHODS, ErrorCode
 
@@ -20,9 +25,7 @@ def read(*path):
 
 
 def test_the_example_session_of_the_protocol_happens_as_written(program):
-    with sqlite3.connect(program.database) as connection:
-        connection.execute(
-            "INSERT INTO account (nickname, credits, items) VALUES ('ann', 240, 'torch')")
+    open_account(program.database, "ann", 240, "torch")
     peer = Peer(program.port)
     replies = 0
     for line in read("docs", "protocol.md").splitlines():
@@ -32,6 +35,37 @@ def test_the_example_session_of_the_protocol_happens_as_written(program):
             assert peer.line() == json.loads(line[4:])
             replies += 1
     assert replies == 6
+
+
+def test_the_bot_of_the_protocol_page_buys(program):
+    open_account(program.database, "buyer", 240, "sword")
+    bot, = re.findall(r"^```python\n(.*?)^```", read("docs", "protocol.md"),
+                      re.MULTILINE | re.DOTALL)
+    assert len(bot.splitlines()) == 10 and bot.count("port=7777") == 1
+    out = subprocess.check_output(
+        [sys.executable, "-c", bot.replace("port=7777", "port=%d" % program.port)],
+        env=environment(PYTHONPATH=ROOT))
+    assert out.decode("ascii").splitlines() == [
+        "horse: not_enough_credits", "armor: not_enough_credits", "sword: item_already_owned",
+        "bought bow"]
+    assert program.free("buyer")
+
+
+def test_the_picture_of_a_session_shows_what_the_client_shows():
+    """`make screenshot` draws it anew."""
+    sent, lines = screenshot.play()
+    for picture in (screenshot.draw(sent), read("docs", "session.svg")):
+        texts = ElementTree.fromstring(picture.encode("utf-8")).iter(
+            "{http://www.w3.org/2000/svg}text")
+        assert ["".join(text.itertext()).rstrip() for text in texts] == lines
+
+
+def test_the_protocol_page_has_every_reason_of_the_client():
+    page = read("docs", "protocol.md").partition("## From Python")[2]
+    raised = re.findall(r'ServerGone\(\s*"(\w+)"', read("client.py"))
+    assert sorted(raised) == sorted(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    for method in METHODS:
+        assert "`%s(" % method in page
 
 
 def test_the_protocol_page_has_every_error_and_every_method():

@@ -3,97 +3,19 @@
 from __future__ import unicode_literals
 
 import fcntl
-import os
 import re
-import select
-import signal
 import struct
-import sys
 import termios
 
-import pexpect
-import pyte
 import pytest
-from conftest import PATIENCE, ROOT, wait_for
-from test_client import (BUY, CLIENT, NICKNAME, OPTION, RESULTS, SELL, account,     # noqa: F401
-                         full_backlog, no_server, open_account, play, player, player_environment,
-                         run, script)
+from conftest import open_account
+from screen import CLEAR, ENTER, LEFT, TAB, UP, Screen
+from test_client import (BUY, NICKNAME, OPTION, RESULTS, SELL, account, full_backlog,  # noqa: F401
+                         no_server, play, player, run, script)
 from wcwidth import wcswidth
 
 from client import columns, find, joined, shorten
 from constants import ANSWER_SECONDS, ITEMS
-
-ENTER, TAB, UP, LEFT, CLEAR = "\r", "\t", "\x1b[A", "\x1b[D", "\x15"
-
-
-class Screen(object):
-    """A player before a terminal that shows colours, and echoes what is typed."""
-
-    def __init__(self, port, **variables):
-        self.screen = pyte.Screen(80, 24)
-        self.stream = pyte.ByteStream(self.screen)
-        self.process = pexpect.spawn(
-            sys.executable, [CLIENT, "--port", "%d" % port], timeout=PATIENCE, dimensions=(24, 80),
-            env=player_environment(**dict({"TERM": "xterm-256color"}, **variables)))
-        self.process.delaybeforesend = None
-        self.process.ptyproc.delayafterclose = 0
-        self.all = b""
-
-    def type(self, *keys):
-        self.process.send("".join(keys).encode("utf-8"))
-
-    def look(self):
-        """Take in what has been shown since the last look."""
-        while select.select([self.process.child_fd], [], [], 0)[0]:
-            try:
-                data = os.read(self.process.child_fd, 65536)
-            except OSError:             # it has ended
-                return
-            self.all += data
-            self.stream.feed(data)
-
-    def lines(self):
-        self.look()
-        return [line.rstrip() for line in self.screen.display]
-
-    def line(self):
-        """The one that the cursor is in."""
-        return self.lines()[self.screen.cursor.y]
-
-    def until(self, condition):
-        try:
-            wait_for(condition, "what should be on this screen")
-        except AssertionError as error:
-            raise AssertionError("%s:\n%s" % (error, "\n".join(self.lines()).rstrip()))
-
-    def until_line(self, line):
-        """Wait until the cursor is behind this."""
-        self.until(lambda: self.line() == line.rstrip() and self.screen.cursor.x == wcswidth(line))
-
-    def until_shown(self, *lines):
-        """Wait until these stand on the screen, one below the other."""
-        self.until(lambda: "\n%s\n" % "\n".join(lines) in "\n%s\n" % "\n".join(self.lines()))
-
-    def enter(self, line, prompt):
-        """Type a line; wait until a prompt stands in the next free one."""
-        self.look()
-        seen = len(self.all)
-        self.type(line, ENTER)
-        self.until(lambda: self.line() == prompt.rstrip() and b"\n" in self.all[seen:])
-
-    def style(self, text):
-        """(colour, bold) of the first character of a text on the screen."""
-        for number, line in enumerate(self.lines()):
-            if text in line:
-                cell = self.screen.buffer[number][line.index(text)]
-                return cell.fg, cell.bold
-        raise AssertionError("%r is not on the screen" % text)
-
-    def end(self):
-        self.process.kill(signal.SIGKILL)
-        self.process.wait()
-        self.process.close()
-
 
 @pytest.fixture
 def sit():
@@ -116,7 +38,7 @@ def sit():
 @pytest.fixture
 def bob(program, sit):
     """One with 100 credits, a sword and a torch, who has just logged in."""
-    open_account(program, "bob", 100, "sword,torch")
+    open_account(program.database, "bob", 100, "sword,torch")
     screen = sit(program.port)
     screen.enter("bob", "bob 100> ")
     return screen
@@ -407,8 +329,8 @@ def test_long_lists_are_wrapped():
 
 def test_no_line_is_wider_than_80_columns(program, no_server):
     nickname = "剣" * 20
-    open_account(program, nickname, 99999, "shield")
-    open_account(program, "bob", 10)
+    open_account(program.database, nickname, 99999, "shield")
+    open_account(program.database, "bob", 10)
     lines = (["", nickname, "?", "help", "dance", "b", "balance", "items", "sell", "back"]
              + ["buy %s" % item for item in ITEMS] + ["items", "buy sword", "buy", "s", "back"]
              + ["logout", nickname, "sell armor", "logout", "bob", "buy horse", "sell", "logout"])
@@ -421,7 +343,7 @@ def test_no_line_is_wider_than_80_columns(program, no_server):
 
 
 def test_a_long_nickname_leaves_room_in_the_prompt(program, sit):
-    open_account(program, "剣" * 200, 100)
+    open_account(program.database, "剣" * 200, 100)
     screen = sit(program.port)
     screen.enter("剣" * 200, "%s... 100> " % ("剣" * 10))
     screen.enter("logout", "Nickname [%s...]: " % ("剣" * 10))
@@ -519,7 +441,7 @@ def test_the_terminal_may_change_its_size_while_the_client_waits(script, sit):
 
 def test_enter_takes_the_last_nickname(start, program, sit):
     screen = sit(program.port)
-    open_account(program, "bob", 100)
+    open_account(program.database, "bob", 100)
     screen.type(ENTER)
     screen.until_shown("A nickname cannot be blank.", "Nickname:")
     screen.enter("bob", "bob 100> ")
@@ -539,7 +461,7 @@ def test_enter_takes_the_last_nickname(start, program, sit):
 
 
 def test_an_empty_line_of_a_pipe_is_a_blank_nickname(program):
-    open_account(program, "bob", 100)
+    open_account(program.database, "bob", 100)
     status, out, err = run(program.port, ["bob", "logout", "", "balance"])
     assert (status, err) == (0, "")
     assert out.count("A nickname cannot be blank.") == 1 and out.count("bob 100>") == 1
@@ -554,7 +476,7 @@ def test_other_alphabets_in_the_c_locale(program, sit, encoding):
         variables["PYTHONIOENCODING"] = encoding
     else:
         variables.update({"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
-    open_account(program, "Боб", 100)
+    open_account(program.database, "Боб", 100)
     screen = sit(program.port, **variables)
     screen.type("Боб", ENTER)
     screen.until(lambda: screen.line().endswith("100>") or "Nickname: " != screen.line() and any(
