@@ -17,7 +17,7 @@ DOCS = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(DOCS), "tests"))
 
 from conftest import Program, open_account      # noqa: E402
-from screen import ENTER, TAB, Screen           # noqa: E402
+from screen import TAB, Screen                  # noqa: E402
 
 PICTURE = os.path.join(DOCS, "session.svg")
 

@@ -97,6 +97,6 @@ def test_the_operators_page_has_every_statistic_and_every_line_of_the_log():
 def test_every_file_that_the_documents_name_is_there():
     for page in ("README.md", "docs/protocol.md", "docs/architecture.md", "docs/reliability.md",
                  "docs/operations.md"):
-        for name in re.findall(r"\b(?<!/)(?:[\w.-]+/)*[\w-]+\.(?:py|md|txt|service)\b", read(page)):
+        for name in re.findall(r"\b(?<!/)(?:[\w.-]+/)*[\w-]+\.(?:py|md|txt|service|svg)\b", read(page)):
             assert any(os.path.exists(os.path.join(ROOT, folder, name))
                        for folder in ("", "docs", "tests")), (page, name)
