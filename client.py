@@ -71,8 +71,9 @@ class Client(object):
                 with contextlib.closing(self._sock) as plain:   # which then has given up its own
                     self._sock = tls.wrap_socket(plain, server_hostname=host)
         except (ssl.SSLError, ssl.CertificateError) as error:
-            why = getattr(error, "verify_message", "") or _tls_reason(error) or error
-            raise ServerGone("tls_failed", "TLS with %s failed: %s." % (self.address, why))
+            why = getattr(error, "verify_message", "") or _tls_reason(error) or "%s" % error
+            raise ServerGone(
+                "tls_failed", "TLS with %s failed: %s." % (self.address, why.rstrip(".")))
         except (socket.error, UnicodeError) as error:   # UnicodeError: a host name that is none
             if getattr(error, "errno", None) == errno.ECONNREFUSED:
                 raise ServerGone("not_running", "There is no server at %s." % self.address)

@@ -133,7 +133,7 @@ def test_a_server_that_cannot_prove_who_it_is(proxy, program, host, trusted):
     arguments = ["--host", host, "--tls"] + (["--ca", proxy.certificate] if trusted else [])
     status, out, err = run(proxy.port, ["bob"], *arguments)
     assert (status, err) == (0, "")
-    assert out.startswith(NICKNAME + "TLS with %s:%d failed: " % (host, proxy.port))
+    assert out.startswith("Nickname:\nTLS with %s:%d failed: " % (host, proxy.port))
     assert out.count("\n") == 2 and "login" not in program.log()
 
 

@@ -422,8 +422,6 @@ def test_a_connection_that_takes_long_is_waited_for_visibly(sit, full_backlog):
     screen = sit(full_backlog)
     screen.type("bob", ENTER)
     screen.until_line(WAITING)
-    screen.until_line("Nickname [bob]: ")
-    assert any("no server" in line for line in screen.lines())
 
 
 def test_the_terminal_may_change_its_size_while_the_client_waits(script, sit):
