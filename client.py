@@ -219,9 +219,10 @@ class Terminal(object):
     def __init__(self):
         self.is_typed = sys.stdin.isatty()
         self.encoding = sys.stdout.encoding or locale.getpreferredencoding()
-        self.can_erase = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+        self.has_screen = sys.stdout.isatty()
+        self.can_erase = self.has_screen and os.environ.get("TERM", "dumb") != "dumb"
         self.has_colours = self.can_erase and not os.environ.get("NO_COLOR")    # no-color.org
-        self.readline = _readline() if self.is_typed and sys.stdout.isatty() else None
+        self.readline = _readline() if self.is_typed and self.has_screen else None
         self.candidates = None          # the completions that the current question has
         self.matches = []               # of them, those that readline asks for one by one
         self.question = None            # the last one
@@ -300,9 +301,12 @@ class Terminal(object):
 
     # --- what the player sees ---------------------------------------------------------------
 
-    def say(self, text, style=PLAIN):
-        """Print a line. What the terminal would take for a command is escaped."""
-        self.write(self.styled(self.printable(text), style) + "\n")
+    def say(self, text, style=PLAIN, indent=0):
+        """Print a line; on a screen as many as it needs, the later ones indented. What the terminal
+        would take for a command is escaped."""
+        text = self.printable(text)
+        for line in wrapped(text, indent) if self.has_screen else [text]:
+            self.write(self.styled(line, style) + "\n")
 
     def printable(self, text):
         """Text as it will be shown: what would steer the terminal is escaped, and what it has no
@@ -391,14 +395,15 @@ def shorten(text, width):
     return text + "..."
 
 
-def joined(head, names, end=""):
-    """Lines that fit a terminal: a head and, beside it, names separated by commas, with an end."""
-    lines = [head]
-    for number, name in enumerate(names, 1):
-        name = " " + name + (end if number == len(names) else ",")
-        if number > 1 and columns(lines[-1] + name) > COLUMNS:
-            lines.append(" " * columns(head))
-        lines[-1] += name
+def wrapped(text, indent):
+    """A text as lines of at most `COLUMNS` columns, the later ones indented. What is longer than a
+    line is left to the terminal."""
+    lines = [""]
+    for word in re.findall(" *[^ ]+", text):
+        if columns(lines[-1] + word) > COLUMNS and lines[-1] and columns(word) <= COLUMNS - indent:
+            lines.append(" " * indent)
+            word = word.lstrip(" ")
+        lines[-1] += word
     return lines
 
 
@@ -547,12 +552,17 @@ class Console(object):
             word = self.terminal.ask("What do you %s? (or %s) " % (verb, BACK),
                                      lambda line: (line.lstrip(), names + [BACK])).strip()
             found = self.find_item(verb, word, [BACK]) if word else []
-            if word.lower() in self.options and word.lower() not in map(Text.lower, found):
+            if self.is_option(word) and word.lower() not in [name.lower() for name in found]:
                 return word
             if len(found) != 1 or found == [BACK]:
                 self.call(self.client.ping)
             if found == [BACK] or word and self.trade_one(verb, word, found):
                 return None
+
+    def is_option(self, line):
+        words = line.lower().split(None, 1)
+        return len(words) == 1 and words[0] in self.options \
+            or len(words) == 2 and words[0] in TRADES
 
     def find_item(self, verb, word, others=()):
         """What is meant by a word: of all that can be traded, else of all that the shop knows, to
@@ -596,27 +606,23 @@ class Console(object):
     def short(self, nickname):
         return shorten(self.terminal.printable(nickname), NICKNAME_COLUMNS)
 
-    def names(self, items):
-        return [self.terminal.printable(item) for item in items]
-
     def explain(self, problem, word, found):
         """Say why a word was not taken: nothing was found for it, or too much."""
         if found:
-            problem = "\"%%s\" may be %s or %s." % (", ".join(found[:-1]), found[-1])
-        self.say(problem % word, RED)
+            self.say("\"%s\" may be %s or %s." % (word, ", ".join(found[:-1]), found[-1]), RED)
+        else:
+            self.say(problem % word, RED)
 
     def show_card(self):
         self.say("  credits  %d" % self.account["credits"])
-        for line in joined("  items   ", self.names(self.account["items"]) or ["none"]):
-            self.say(line)
+        self.say("  items    %s" % (", ".join(self.account["items"]) or "none"), indent=11)
 
     def show_balance(self):
         self.say("You have %d credits." % self.account["credits"])
 
     def show_items(self):
-        items = self.names(self.account["items"])
-        for line in joined("Your items:", items, ".") if items else ["You have no items."]:
-            self.say(line)
+        items = self.account["items"]
+        self.say("Your items: %s." % ", ".join(items) if items else "You have no items.", indent=12)
 
     def show_goods(self, verb, names):
         """The table to choose from, by name or by number."""
@@ -624,13 +630,13 @@ class Console(object):
         prices = {item["name"]: item["price"] for item in self.catalog}
         rows = [("#", "item", "price", "", FAINT)]
         for number, name in enumerate(names, 1):
-            price, note, style = prices.get(name, "-"), "", PLAIN
-            if verb == "buy" and name in self.account["items"]:
-                note, style = "owned", FAINT
-            elif verb == "buy" and price > self.account["credits"]:
-                note, style = "%d credits short" % (price - self.account["credits"]), FAINT
-            elif verb == "buy":
-                note = "affordable"
+            price = prices.get(name, "-")           # it may have left the catalog
+            note, style = "", PLAIN
+            if verb == "buy":
+                missing = price - self.account["credits"]
+                note = "owned" if name in self.account["items"] \
+                    else "%d credits short" % missing if missing > 0 else "affordable"
+                style = PLAIN if note == "affordable" else FAINT
             rows.append(("%d" % number, self.terminal.printable(name), "%s" % price, note, style))
         widths = [max(columns(row[column]) for row in rows) for column in range(3)]
         for number, name, price, note, style in rows:

@@ -10,12 +10,13 @@ import termios
 import pytest
 from conftest import open_account
 from screen import CLEAR, ENTER, LEFT, TAB, UP, Screen
-from test_client import (BUY, NICKNAME, OPTION, RESULTS, SELL, account, full_backlog,  # noqa: F401
-                         no_server, play, player, run, script)
+from test_client import (ACCOUNT, BUY, NICKNAME, OPTION, RESULTS, SELL, account,  # noqa: F401
+                         full_backlog, play, player, run, script)
 from wcwidth import wcswidth
 
-from client import columns, find, joined, shorten
+from client import columns, find, shorten, wrapped
 from constants import ANSWER_SECONDS, ITEMS
+
 
 @pytest.fixture
 def sit():
@@ -209,6 +210,16 @@ def test_a_trade_in_one_line_asks_first_whether_the_server_is_there(script, play
     assert player.read_until(OPTION) == ["You have nothing to sell."]
 
 
+def test_a_trade_in_one_line_may_answer_the_question_for_an_item(program, player):
+    for line in ("BUY potion", "buy pot", "sell sword", "sell x"):
+        player.enter("buy", BUY)
+        player.enter(line, OPTION)
+    assert account(program, "bob") == (275, "torch,potion")
+    player.enter("buy", BUY)
+    for line in ("bu potion", "balance potion", "logout now"):
+        assert player.enter(line, BUY) == ['There is no "%s" in the catalog.' % line]
+
+
 @pytest.mark.parametrize("line", ["help", "?", "HELP", "he"])
 def test_help_shows_the_options(player, line):
     lines = player.enter(line, OPTION)
@@ -319,27 +330,58 @@ def test_the_width_of_text():
     assert shorten("\U0001f600" * 9, 6) == "\U0001f600..."
 
 
-def test_long_lists_are_wrapped():
-    lines = joined("Items:", ["item %d" % number for number in range(30)], ".")
-    assert len(lines) == 4 and all(len(line) <= 80 for line in lines)
-    assert lines[0].startswith("Items: item 0, item 1,") and lines[1].startswith("       item ")
-    assert lines[-1].endswith("item 29.")
-    assert joined("Items:", ["x" * 100, "y"], ".") == ["Items: %s," % ("x" * 100), "       y."]
+@pytest.mark.parametrize("text, indent, lines", [
+    ("", 0, [""]), ("  bow   25", 0, ["  bow   25"]), ("x" * 80, 0, ["x" * 80]),
+    ("x" * 40 + " " + "y" * 39, 3, ["x" * 40 + " " + "y" * 39]),
+    ("x" * 40 + " " + "y" * 40, 3, ["x" * 40, "   " + "y" * 40]),
+    ("剣" * 20 + " " + "剣" * 20 + " bow", 0, ["剣" * 20, "剣" * 20 + " bow"]),
+    ("Items: %s, bow" % ("x" * 100), 7, ["Items: %s," % ("x" * 100), "       bow"])])
+def test_long_lines_are_wrapped(text, indent, lines):
+    assert wrapped(text, indent) == lines
 
 
-def test_no_line_is_wider_than_80_columns(program, no_server):
+def test_many_items_are_wrapped_below_each_other(script, sit):
+    screen = sit(script.port)
+    screen.type("bob", ENTER)
+    script.accept()
+    script.request()
+    items = ["item-%d" % number for number in range(20)]
+    script.answer(result=dict(RESULTS["login"], account=dict(ACCOUNT, items=items)))
+    screen.until_shown("  items    %s," % ", ".join(items[:8]),
+                       "           %s," % ", ".join(items[8:16]),
+                       "           %s" % ", ".join(items[16:]))
+    screen.type("items", ENTER)
+    script.serve("ping")
+    screen.until_shown("Your items: %s," % ", ".join(items[:8]),
+                       "            %s," % ", ".join(items[8:15]),
+                       "            %s." % ", ".join(items[15:]))
+
+
+def test_no_line_is_wider_than_80_columns(program, play):
     nickname = "剣" * 20
     open_account(program.database, nickname, 99999, "shield")
     open_account(program.database, "bob", 10)
-    lines = (["", nickname, "?", "help", "dance", "b", "balance", "items", "sell", "back"]
-             + ["buy %s" % item for item in ITEMS] + ["items", "buy sword", "buy", "s", "back"]
-             + ["logout", nickname, "sell armor", "logout", "bob", "buy horse", "sell", "logout"])
-    for port in (program.port, no_server):
-        status, out, err = run(port, lines)
-        assert (status, err) == (0, "")
-        assert max(map(wcswidth, out.splitlines())) <= 80
-    assert len(out.splitlines()) > 20
-    assert "剣" * 20 + "!" in run(program.port, lines)[1]
+    player = play(program.port)
+
+    shown = []
+
+    def enter(prompt, *lines):
+        for line in lines:
+            shown.extend(player.enter(line, prompt) + [player.after])
+
+    enter(NICKNAME, "")
+    enter(OPTION, nickname, "?", "help", "dance", "b", "balance", "items")
+    enter(SELL, "sell", "x")
+    enter(OPTION, "back", *["buy %s" % item for item in ITEMS])
+    enter(OPTION, "items", "buy sword", "sell x")
+    enter(BUY, "buy", "s", "b")
+    enter(OPTION, "sell armor")                         # the answer to another question
+    enter(NICKNAME, "logout")
+    enter(OPTION, "bob", "buy horse", "sell")
+    enter(BUY, "buy")
+    program.kill()
+    enter(NICKNAME, "potion", "bob")
+    assert len(shown) > 90 and max(map(wcswidth, shown)) <= 80
 
 
 def test_a_long_nickname_leaves_room_in_the_prompt(program, sit):
