@@ -20,14 +20,15 @@ import re
 import socket
 import ssl
 import sys
+import termios
 import threading
 import time
 import unicodedata
 from enum import Enum
 
 import protocol
-from constants import (ANSWER_SECONDS, BACK, COLUMNS, HOST, NICKNAME_COLUMNS, NOTICE_SECONDS,
-                       OPTIONS, PORT, RECV_SIZE)
+from constants import (ANSWER_SECONDS, BACK, COLUMNS, HOST, ITEM_COLUMNS, NICKNAME_COLUMNS,
+                       NOTICE_SECONDS, OPTIONS, PORT, RECV_SIZE)
 from protocol import RpcError, Text
 
 monotonic = getattr(time, "monotonic", time.time)       # 2.7
@@ -44,6 +45,7 @@ class ServerGone(Exception):
     nothing was asked. With `no_answer`, `gone` and `not_lavka` the request that was under way may
     or may not have been carried out. The exception as text is a sentence for people.
     """
+    code = None             # of JSON-RPC: nobody has sent one
 
     def __init__(self, reason, message):
         super(ServerGone, self).__init__(message)
@@ -61,11 +63,11 @@ class Client(object):
 
     def __init__(self, host=HOST, port=PORT, timeout=ANSWER_SECONDS, tls=None):
         self.address = protocol.address(host, port)
-        self.timeout = timeout
+        self.timeout = float(timeout)
         self._ids = itertools.count(1)
         self._lines = protocol.LineReader()
         try:
-            self._sock = socket.create_connection((host, port), timeout)
+            self._sock = _uninterrupted(socket.create_connection, (host, port), timeout)
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if tls:
                 with contextlib.closing(self._sock) as plain:   # which then has given up its own
@@ -118,10 +120,11 @@ class Client(object):
         """One request and its answer, as `read` makes it of the result."""
         result = error = None
         answered = False
+        id = next(self._ids)
+        line = protocol.encode_request(id, method, params)
         try:
-            id = next(self._ids)
             self._sock.settimeout(self.timeout)
-            self._sock.sendall(protocol.encode_request(id, method, params))
+            self._sock.sendall(line)
             answer_id, result, error = protocol.parse_response(self._read_line())
             if error is None:
                 result = read(result)
@@ -153,15 +156,21 @@ class Client(object):
             if remaining <= 0:
                 raise socket.timeout()
             self._sock.settimeout(remaining)
-            try:
-                data = self._sock.recv(RECV_SIZE)
-            except socket.error as error:
-                if error.errno == errno.EINTR:          # 2.7, when a terminal has a new size
-                    continue
-                raise
+            data = _uninterrupted(self._sock.recv, RECV_SIZE)
             if not data:
                 raise socket.error(errno.ECONNRESET, "closed by the server")
             self._lines.feed(data)
+
+
+def _uninterrupted(call, *arguments):
+    """Call again if a signal has interrupted it, as Python 3 does by itself (PEP 475): on 2.7, a
+    terminal that gets another size sends one."""
+    while True:
+        try:
+            return call(*arguments)
+        except socket.error as error:
+            if error.errno != errno.EINTR:
+                raise
 
 
 def _tls_reason(error):
@@ -206,10 +215,17 @@ def _expect(value, kind):
 # How lines look, as parameters of ECMA-48's SGR. These stand out on dark and on light screens.
 PLAIN, BOLD, FAINT, RED, GREEN = "", "1", "2", "31", "32"
 
-# What would steer the terminal: control characters, the ends of lines and the changes of direction
-# of Unicode (Standard Annex 9), which let a text look like another; and halves of characters.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
-                     "\ud800-\udfff]")
+# What would steer the terminal or let a text look like another: control characters, what Unicode has
+# for ends of lines, directions (Standard Annex 9) and invisible spaces; and halves of characters.
+# The joiners U+200C and U+200D are none of these: scripts and emoji need them.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e"
+                     "\u2060-\u206f\ufeff\ud800-\udfff]")
+
+
+# What Tab does, by whether it is libedit that has readline's interface, and whether there is
+# something to complete: a nickname may have any character.
+TAB_KEY = {(False, False): "tab: self-insert", (False, True): "tab: complete",
+           (True, False): "bind ^I ed-insert", (True, True): "bind ^I rl_complete"}
 
 
 class Terminal(object):
@@ -220,9 +236,11 @@ class Terminal(object):
         self.is_typed = sys.stdin.isatty()
         self.encoding = sys.stdout.encoding or locale.getpreferredencoding()
         self.has_screen = sys.stdout.isatty()
-        self.can_erase = self.has_screen and os.environ.get("TERM", "dumb") != "dumb"
+        self.can_erase = self.has_screen and (os.environ.get("TERM") or "dumb") != "dumb"
         self.has_colours = self.can_erase and not os.environ.get("NO_COLOR")    # no-color.org
-        self.readline = _readline() if self.is_typed and self.has_screen else None
+        self.readline = None
+        if self.is_typed and self.has_screen and sys.stderr:    # `input` needs all three
+            self.readline = _readline()
         self.candidates = None          # the completions that the current question has
         self.matches = []               # of them, those that readline asks for one by one
         self.question = None            # the last one
@@ -266,20 +284,46 @@ class Terminal(object):
         return line
 
     def edit(self, question, remember):
-        if not _is_libedit(self.readline):
+        is_libedit = "libedit" in (self.readline.__doc__ or "")
+        if not is_libedit:
             question = self.styled(question, BOLD, "\001%s\002")    # or they count as columns
         if str is bytes:
             question = question.encode(self.encoding)           # 2.7
-        if remember:
-            return input(question)
-        history = [self.readline.get_history_item(number + 1)
-                   for number in range(self.readline.get_current_history_length())]
-        self.readline.clear_history()
-        line = input(question)
-        self.readline.clear_history()
-        for earlier in history:
-            self.readline.add_history(earlier)
+        self.readline.parse_and_bind(TAB_KEY[is_libedit, self.candidates is not None])
+        history = []
+        if not remember:
+            history = [self.readline.get_history_item(number + 1)
+                       for number in range(self.readline.get_current_history_length())]
+            self.readline.clear_history()
+        line = self.edit_line(question)
+        if not remember:
+            self.readline.clear_history()
+            for earlier in history:
+                self.readline.add_history(earlier)
         return line
+
+    def edit_line(self, question):
+        """`input`, but for Ctrl-Z: when the player comes back, the line is there as it was. Left to
+        itself, readline does not notice that it was away, and Enter sends a line not to be seen."""
+        usual = signal.getsignal(signal.SIGTSTP)
+        typed = ""
+        self.readline.set_startup_hook(lambda: self.readline.insert_text(typed))
+        while True:
+            try:
+                if usual != signal.SIG_IGN:             # of a parent that cannot be come back to
+                    signal.signal(signal.SIGTSTP, _suspend)
+                return input(question)
+            except _Suspended:
+                typed = self.readline.get_line_buffer()
+            finally:
+                signal.signal(signal.SIGTSTP, usual)
+            self.write("\n")
+            os.kill(os.getpid(), signal.SIGTSTP)        # and `fg` goes on from here
+
+    def forget_typed(self):
+        """Drop what was typed and not read yet."""
+        if self.is_typed:
+            termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
 
     def complete(self, text, number):
         """readline's completer: the number-th completion of a word; None after the last."""
@@ -308,11 +352,18 @@ class Terminal(object):
         for line in wrapped(text, indent) if self.has_screen else [text]:
             self.write(self.styled(line, style) + "\n")
 
+    def tell(self, *sentences):
+        """Print what went wrong: in one line, unless a screen is too narrow for that."""
+        text = " ".join(sentences)
+        fits = not self.has_screen or columns(self.printable(text)) <= COLUMNS
+        for line in [text] if fits else sentences:
+            self.say(line, RED)
+
     def printable(self, text):
         """Text as it will be shown: what would steer the terminal is escaped, and what it has no
         character for."""
-        text = _UNSAFE.sub(lambda match: "\\%s%02x" % ("x" if match.group() < "\xff" else "u",
-                                                       ord(match.group())), text)
+        text = _UNSAFE.sub(lambda match: ("\\x%02x" if match.group() < "\xff" else "\\u%04x")
+                           % ord(match.group()), text)
         return text.encode(self.encoding, "backslashreplace").decode(self.encoding)
 
     def styled(self, text, style, markers="%s"):
@@ -340,12 +391,16 @@ class Terminal(object):
 
         notice = threading.Timer(NOTICE_SECONDS, show)
         notice.daemon = True
-        notice.start()
+        try:
+            notice.start()
+        except threading.ThreadError:       # no more threads: the player waits without a word
+            pass
         try:
             yield
         finally:
             notice.cancel()
-            notice.join()
+            if notice.is_alive():
+                notice.join()
             if shown and self.can_erase:
                 self.write("\r\x1b[K")      # ECMA-48: erase the line
 
@@ -356,21 +411,19 @@ def _readline():
         import readline
     except ImportError:
         return None
-    if _is_libedit(readline):
-        readline.parse_and_bind("bind ^I rl_complete")
-        return readline
-    for setting in ("tab: complete",
-                    "set show-all-if-ambiguous on",     # at the first Tab
+    for setting in ("set show-all-if-ambiguous on",     # at the first Tab
                     "set enable-bracketed-paste off",   # pasted lines are lines
                     "set input-meta on", "set output-meta on", "set convert-meta off"):
         readline.parse_and_bind(setting)        # the last three: UTF-8 passes in the C locale
-    readline.set_completer_delims(" ")
     return readline
 
 
-def _is_libedit(readline):
-    """Whether it is not GNU's, but the other library of that interface."""
-    return "libedit" in (readline.__doc__ or "")
+class _Suspended(Exception):
+    """The player has typed Ctrl-Z."""
+
+
+def _suspend(number, frame):
+    raise _Suspended()
 
 
 def columns(text):
@@ -383,28 +436,33 @@ def _columns_of(character):
         return 0                        # stands on the one before it, or is not shown at all
     if unicodedata.east_asian_width(character) in ("W", "F"):
         return 2
-    return 2 if str is bytes and character > "\U0001f300" else 1        # 2.7 knows no emoji
+    return 2 if str is bytes and character >= "\U0001f300" else 1       # 2.7 knows no emoji
 
 
 def shorten(text, width):
     """A text, or as much of its beginning as fits, with dots, into so many columns."""
     if columns(text) <= width:
         return text
-    while columns(text) > width - 3:
-        text = text[:-1]
-    return text + "..."
+    kept = ""
+    for character in text:
+        if columns(kept + character + "...") > width:
+            return kept + "..."
+        kept += character
 
 
 def wrapped(text, indent):
-    """A text as lines of at most `COLUMNS` columns, the later ones indented. What is longer than a
-    line is left to the terminal."""
-    lines = [""]
+    """A text as lines of at most `COLUMNS` columns, the later ones indented. A word that is longer
+    than that is left to the terminal."""
+    lines = [[]]
+    used = 0                            # columns of the last of them
     for word in re.findall(" *[^ ]+", text):
-        if columns(lines[-1] + word) > COLUMNS and lines[-1] and columns(word) <= COLUMNS - indent:
-            lines.append(" " * indent)
+        if lines[-1] and used + columns(word) > COLUMNS and columns(word) <= COLUMNS - indent:
+            lines.append([" " * indent])
+            used = indent
             word = word.lstrip(" ")
-        lines[-1] += word
-    return lines
+        lines[-1].append(word)
+        used += columns(word)
+    return ["".join(line) for line in lines]
 
 
 # --- the console ----------------------------------------------------------------------------
@@ -414,15 +472,28 @@ TRADES = ("buy", "sell")
 EXPLANATIONS = {
     "balance": "your credits",
     "items": "what you own",
-    "buy": "the catalog, and what you choose from it; \"buy sword\" asks nothing",
-    "sell": "what you own, and what you choose to give back for its price",
+    "buy": "shows the catalog, and asks what you choose",
+    "sell": "shows what you own, and asks what you give back for its price",
     "logout": "frees your nickname for others",
 }
-HINTS = {       # what to do about a ServerGone, by its reason
-    "not_running": "Start one with: python server.py",
-    "unreachable": "Check --host and --port.",
-    "not_lavka": "Check --host and --port.",
-}
+
+
+def hints(host, port):
+    """What to do about a ServerGone, by its reason."""
+    check = "Check --host and --port."
+    start = check
+    if host in ("localhost", "::1") or host.startswith("127."):
+        flags = (" --host %s" % host if host != HOST else "") \
+            + (" --port %d" % port if port != PORT else "")
+        start = "Start one%s python server.py%s" % (":" if flags else " with:", flags)
+    return {
+        "not_running": start,
+        "unreachable": check,
+        "tls_failed": "Check --tls and --ca.",
+        "no_answer": "Try to log in again.",
+        "gone": "Log in again when it is back.",
+        "not_lavka": check,
+    }
 
 
 class State(Enum):
@@ -437,33 +508,38 @@ class Console(object):
     `account` and `catalog` are the cache: what the server told at login and after each trade.
     """
 
-    def __init__(self, connect, terminal):
+    def __init__(self, connect, hints, terminal):
         self.connect = connect          # returns a Client
+        self.hints = hints              # what to do when there is no server, by the reason
         self.terminal = terminal
         self.say = terminal.say
         self.steps = {State.LOGIN: self.log_in, State.GAME_SESSION: self.play}
         self.options = {"balance": self.show_balance, "items": self.show_items, "buy": self.buy,
                         "sell": self.sell, "logout": self.logout}
         self.options.update((word, self.show_help) for word in HELP)
-        self.nickname = ""              # the last one that was entered
+        self.nickname = ""              # the last one that was logged in, or to be
         self.client = None
         self.leave()
 
     def run(self):
-        """Take lines until the input ends (EOFError) or the player interrupts
-        (KeyboardInterrupt)."""
+        """Take lines until the input ends, with EOFError."""
+        if self.terminal.is_typed:
+            self.say("A nickname opens an account, or gets yours back. Ctrl-C or Ctrl-D leaves.",
+                     FAINT)
         while True:
             try:
                 self.steps[self.state]()
             except RpcError as refusal:     # of a login, or of a session that is none any more
+                self.leave()
                 self.say(refusal.message, RED)
-                self.leave()
             except ServerGone as gone:
-                self.say(("%s %s" % (gone, HINTS.get(gone.reason, ""))).rstrip(), RED)
                 self.leave()
+                self.terminal.tell("%s" % gone, self.hints[gone.reason])
 
     def leave(self):
-        """Go to State.LOGIN, with no connection and nothing cached."""
+        """Go to State.LOGIN, with no connection and nothing cached. What was typed ahead was not
+        meant for a nickname."""
+        self.terminal.forget_typed()
         if self.client:
             self.client.close()
         self.state = State.LOGIN
@@ -486,9 +562,10 @@ class Console(object):
         problem = protocol.nickname_problem(nickname)
         if problem:
             return self.say(problem, RED)
-        self.nickname = nickname
+        self.nickname = last or nickname
         self.client = self.call(self.connect)
         login = self.call(self.client.login, nickname)
+        self.nickname = nickname
         self.state = State.GAME_SESSION
         self.account = login["account"]
         self.catalog = login["catalog"]
@@ -553,7 +630,10 @@ class Console(object):
                                      lambda line: (line.lstrip(), names + [BACK])).strip()
             found = self.find_item(verb, word, [BACK]) if word else []
             if self.is_option(word) and word.lower() not in [name.lower() for name in found]:
-                return word
+                if word.lower() not in HELP:
+                    return word
+                self.choose(word)
+                continue
             if len(found) != 1 or found == [BACK]:
                 self.call(self.client.ping)
             if found == [BACK] or word and self.trade_one(verb, word, found):
@@ -585,10 +665,10 @@ class Console(object):
             self.say(refusal.message, RED)
             return False
         except ServerGone as gone:
-            self.say("%s" % gone, RED)
-            self.say("It may or may not have let you %s the %s: your next login will show."
-                     % (verb, item), RED)
             self.leave()
+            self.terminal.tell(
+                "%s" % gone, "It may or may not have let you %s the %s: your next login will show."
+                % (verb, item))
             return True
         self.say("Congratulations! You %s the %s." % ("bought" if verb == "buy" else "sold", item),
                  GREEN)
@@ -637,7 +717,8 @@ class Console(object):
                 note = "owned" if name in self.account["items"] \
                     else "%d credits short" % missing if missing > 0 else "affordable"
                 style = PLAIN if note == "affordable" else FAINT
-            rows.append(("%d" % number, self.terminal.printable(name), "%s" % price, note, style))
+            rows.append(("%d" % number, shorten(self.terminal.printable(name), ITEM_COLUMNS),
+                         "%s" % price, note, style))
         widths = [max(columns(row[column]) for row in rows) for column in range(3)]
         for number, name, price, note, style in rows:
             row = "  %s  %s  %s  %s" % (
@@ -653,8 +734,10 @@ class Console(object):
     def show_help(self):
         for number, option in enumerate(OPTIONS, 1):
             self.say("  %d  %-8s %s" % (number, option, EXPLANATIONS[option]))
-        self.say("Type an option or an item, the beginning of it, or its number in the list shown.")
-        self.say("Tab completes, the arrow keys bring back earlier lines.")
+        self.say("The beginning of an option or item is enough, or its number in the list shown.")
+        self.say("\"buy sword\" and \"sell sword\" ask nothing; \"%s\" leaves a question." % BACK)
+        if self.terminal.readline:
+            self.say("Tab completes, the arrow keys bring back earlier lines.")
         self.say("Ctrl-C or Ctrl-D leaves the game.")
 
 
@@ -662,9 +745,9 @@ def find(word, names, shown=()):
     """The names that a player may mean by a word, in any case: the one that it is, the one that has
     this number in a list that was shown, or else all that begin with it."""
     numbers = {"%d" % number: name for number, name in enumerate(shown, 1)}
-    exact = [name for name in names if name.lower() == word.lower()]
-    if not exact and word in numbers:
-        exact = [numbers[word]]
+    exact = [name for name in names if name == word] \
+        or [name for name in names if name.lower() == word.lower()] \
+        or [numbers[word] for word in [word] if word in numbers]
     return exact[:1] or beginning_with(word, names)
 
 
@@ -719,23 +802,25 @@ def main(arguments=None):
         sys.stdin.reconfigure(errors="surrogateescape")
     terminal = Terminal()
     try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _end)                 # through here, for the terminal's sake
+        if options.stats:
+            return show_stats(connect, terminal.say)
         try:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            if options.stats:
-                return show_stats(connect, terminal.say)
-            Console(connect, terminal).run()
+            Console(connect, hints(options.host, options.port), terminal).run()
         except EOFError:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            status = 0
-        except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)        # once is enough
-            status = 128 + signal.SIGINT                # as shells have it
-        if terminal.is_typed:
-            terminal.write("\n")                        # the shell's prompt gets its own line
+            return 0
+        finally:
+            if terminal.is_typed and terminal.has_screen:
+                terminal.write("\n")                    # the shell's prompt gets its own line
     except EnvironmentError:                            # the terminal or pipe is no longer there
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)    # where the exit may flush to
-        status = 1
-    return status
+        return 1
+
+
+def _end(number, frame):
+    signal.signal(number, signal.SIG_DFL)               # at once, if it is asked for again
+    sys.exit(128 + number)                              # as shells have it
 
 
 if __name__ == "__main__":

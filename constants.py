@@ -71,6 +71,7 @@ WAL_SIZE = 4096000            # bytes in the log when a commit copies them into 
 
 COLUMNS = 80                  # of a line; what terminals have at least
 NICKNAME_COLUMNS = 24         # of a nickname in the prompt, so that there is room to type
+ITEM_COLUMNS = 40             # of an item in a table, so that there is room for its price
 
 # --- time limits (seconds) ------------------------------------------------------------------
 

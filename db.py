@@ -45,8 +45,8 @@ import peewee
 
 from constants import (BUSY_SECONDS, CALM_SECONDS, CONNECT_SECONDS, CREDITS_RANGE, DATABASE,
                        FREED_SECONDS, ITEMS, KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS,
-                       KEEPALIVE_PROBES, MAX_CLIENTS, MAX_CREDITS, PAGE_SIZE, RETRY_SECONDS, STATEMENT_SECONDS,
-                       TOOL_SECONDS, USER_TIMEOUT_SECONDS, WAL_SIZE)
+                       KEEPALIVE_PROBES, MAX_CLIENTS, MAX_CREDITS, PAGE_SIZE, RETRY_SECONDS,
+                       STATEMENT_SECONDS, TOOL_SECONDS, USER_TIMEOUT_SECONDS, WAL_SIZE)
 from models import TABLES, Account, Trade
 
 log = logging.getLogger("lavka.db")
@@ -205,7 +205,8 @@ class Shop(object):
         if account.version != self._version or not self._has_looked:
             self._look_again(account)
         if item not in account.items:
-            raise Refusal("item_not_owned", "You do not own that item.")
+            raise Refusal("item_not_owned", "You do not own %s." % (
+                "the %s" % item if item in ITEMS else "that item"))
         price = ITEMS.get(item)
         if price is None:                           # owned, but no longer in the catalog
             raise _unknown_item()

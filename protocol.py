@@ -56,7 +56,7 @@ class RpcError(Exception):
     """
 
     def __init__(self, code, message, data):
-        super(RpcError, self).__init__(code, message, data)
+        super(RpcError, self).__init__(message)
         self.code = code
         self.message = message
         self.data = data
