@@ -40,7 +40,7 @@ def play():
         screen.enter("sell tor", "bob 130> ")
         screen.enter("items", "bob 130> ")
         screen.enter("logout", "Nickname [bob]: ")
-        return screen.all.decode("utf-8"), "\n".join(screen.lines()).rstrip().split("\n")
+        return screen.sent().decode("utf-8"), "\n".join(screen.lines()).rstrip().split("\n")
     finally:
         if screen:
             screen.end()

@@ -19,6 +19,7 @@ import postgresql
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CLIENT = os.path.join(ROOT, "client.py")
+WAITING = "Waiting for the server ..."     # what it says when an answer takes long
 sys.path.insert(0, ROOT)
 
 import db           # noqa: E402

@@ -2,29 +2,36 @@
 """client.py on a terminal, as a player has it before the eyes."""
 from __future__ import unicode_literals
 
+import fcntl
 import os
 import select
 import signal
+import struct
 import sys
+import termios
 
 import pexpect
 import pyte
-from conftest import CLIENT, PATIENCE, player_environment, wait_for
+from conftest import CLIENT, PATIENCE, WAITING, player_environment, wait_for
 from wcwidth import wcswidth
 
 # Keys, as a terminal sends them. CLEAR is Ctrl-U, which takes back what stands before the cursor.
 ENTER, TAB, UP, LEFT, CLEAR = "\r", "\t", "\x1b[A", "\x1b[D", "\x15"
+CTRL_C, CTRL_Z = "\x03", "\x1a"
+# What is shown while the client waits, with what takes it away again.
+NOTICE = b"\x1b[2m" + WAITING.encode("ascii") + b"\x1b[m\r\x1b[K"
 
 
 class Screen(object):
     """A player before a terminal that shows colours, and echoes what is typed."""
 
-    def __init__(self, port, height=24, **variables):
+    def __init__(self, port, height=24, shell=(), **variables):
+        self.command = [sys.executable, CLIENT, "--port", "%d" % port]
         self.screen = pyte.Screen(80, height)
         self.stream = pyte.ByteStream(self.screen)
+        command = list(shell) or self.command
         self.process = pexpect.spawn(
-            sys.executable, [CLIENT, "--port", "%d" % port], timeout=PATIENCE,
-            dimensions=(height, 80),
+            command[0], command[1:], timeout=PATIENCE, dimensions=(height, 80),
             env=player_environment(**dict({"TERM": "xterm-256color"}, **variables)))
         self.process.delaybeforesend = None
         self.process.ptyproc.delayafterclose = 0
@@ -42,6 +49,16 @@ class Screen(object):
                 return
             self.all += data
             self.stream.feed(data)
+
+    def sent(self):
+        """All that the terminal was sent, without a notice that the client waits: a slow machine
+        has more of them."""
+        self.look()
+        return self.all.replace(NOTICE, b"")
+
+    def resize(self, width):
+        fcntl.ioctl(self.process.child_fd, termios.TIOCSWINSZ,
+                    struct.pack(str("HHHH"), 24, width, 0, 0))
 
     def lines(self):
         self.look()

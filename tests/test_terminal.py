@@ -2,16 +2,19 @@
 """What a player sees and types: client.py on a terminal of 80 columns and 24 lines."""
 from __future__ import unicode_literals
 
-import fcntl
+import io
+import os
 import re
-import struct
+import signal
+import sys
 import termios
 
+import pexpect
 import pytest
-from conftest import open_account
-from screen import CLEAR, ENTER, LEFT, TAB, UP, Screen
+from conftest import CLIENT, WAITING, open_account
+from screen import CLEAR, CTRL_C, CTRL_Z, ENTER, LEFT, TAB, UP, Screen
 from test_client import (ACCOUNT, BUY, NICKNAME, OPTION, RESULTS, SELL, account,  # noqa: F401
-                         full_backlog, play, player, run, script)
+                         end_process, full_backlog, piped, play, player, run, script)
 from wcwidth import wcswidth
 
 from client import columns, find, shorten, wrapped
@@ -23,9 +26,9 @@ def sit():
     """A function that starts a Screen; every one is ended, and none may have seen a traceback."""
     screens = []
 
-    def start_screen(port, **variables):
+    def start_screen(port, prompt="Nickname: ", **variables):
         screens.append(Screen(port, **variables))
-        screens[-1].until_line("Nickname: ")
+        screens[-1].until_line(prompt)
         return screens[-1]
 
     yield start_screen
@@ -232,12 +235,72 @@ def test_help_shows_the_options(player, line):
 
 
 def test_find():
+    assert find("sword", ["Sword", "sword"]) == ["sword"]
     names = ["bow", "Sword", "swordfish", "2"]
     for word, shown, found in [
             ("BO", [], ["bow"]), ("sword", [], ["Sword"]), ("swo", [], ["Sword", "swordfish"]),
             ("1", ["bow"], ["bow"]), ("1", [], []), ("2", ["bow", "Sword"], ["2"]),
             ("02", ["bow", "Sword"], []), ("x", ["bow"], [])]:
         assert find(word, names, shown) == found
+
+
+def test_ctrl_z_and_fg_bring_the_line_back(program, sit):
+    open_account(program.database, "bob", 100)
+    shell = sit(program.port, prompt="$ ", shell=["bash", "--norc", "-i"], PS1="$ ")
+    shell.type(" ".join(shell.command), ENTER)
+    shell.until_line("Nickname: ")
+    shell.type("bo")
+    shell.until_line("Nickname: bo")                    # what is not read yet is lost with Ctrl-Z
+    shell.type(CTRL_Z)
+    shell.until_line("$ ")
+    shell.enter("fg", "Nickname: bo")
+    shell.enter("b", "bob 100> ")
+    shell.type("buy po")
+    shell.until_line("bob 100> buy po")
+    shell.type(CTRL_Z)
+    shell.until_line("$ ")
+    shell.enter("fg", "bob 100> buy po")
+    shell.enter("tion", "bob 75> ")
+    shell.type(CTRL_C)
+    shell.enter("echo status $?", "$ ")
+    shell.until_shown("$ echo status $?", "status 130", "$")
+
+
+def test_what_was_typed_ahead_is_no_nickname(script, sit):
+    screen = sit(script.port)
+    screen.type("bob", ENTER)
+    script.accept()
+    script.serve("login")
+    screen.until_line("bob 4321> ")
+    screen.type("buy potion", ENTER)
+    script.serve("ping")
+    script.request()
+    screen.type("items", ENTER, "log")
+    screen.until(lambda: any("items" in line for line in screen.lines()))
+    screen.until(lambda: any(line.endswith("log") for line in screen.lines()))
+    script.hang_up()
+    screen.until_line("Nickname [bob]: ")
+    screen.type(ENTER)
+    script.accept()
+    assert script.request()["params"] == {"nickname": "bob"}
+
+
+def test_sigterm_leaves_the_terminal_as_it_was(bob):
+    def modes():
+        return termios.tcgetattr(bob.process.child_fd)[3] & (termios.ICANON | termios.ECHO)
+    assert modes() == 0                                 # readline's
+    bob.process.kill(signal.SIGTERM)
+    bob.process.expect(pexpect.EOF)
+    assert modes() == termios.ICANON | termios.ECHO
+    bob.process.wait()
+    assert bob.process.exitstatus == 128 + signal.SIGTERM
+
+
+def test_pasted_lines_are_lines(bob):
+    bob.type("balance\rbuy potion\ritems\r")
+    bob.until_shown("You have 75 credits.", "bob 75> items", "Your items: sword, torch, potion.",
+                    "bob 75>")
+    assert b"\x1b[?2004h" not in bob.all                # or they would come as one
 
 
 # --- the look -----------------------------------------------------------------------------------
@@ -283,9 +346,9 @@ def test_colours(bob):
     assert bob.style("You have 75") == plain
     bob.enter("buy horse", "bob 75> ")
     assert bob.style("The horse costs") == ("red", False)
-    faint = bob.all.count(b"\x1b[2m")
+    faint = bob.sent().count(b"\x1b[2m")
     bob.enter("buy", "What do you buy? (or back) ")
-    assert bob.all.count(b"\x1b[2m") == faint + 8       # the head, and what cannot be bought
+    assert bob.sent().count(b"\x1b[2m") == faint + 8    # the head, and what cannot be bought
 
 
 @pytest.mark.parametrize("variables, has_colours", [
@@ -328,6 +391,31 @@ def test_the_width_of_text():
     assert shorten("potions", 6) == "pot..."
     assert shorten("剣剣剣剣", 7) == "剣剣..."
     assert shorten("\U0001f600" * 9, 6) == "\U0001f600..."
+
+
+def admit_with(script, player, **members):
+    player.sendline("bob")
+    script.accept()
+    script.request()
+    script.answer(result=dict(RESULTS["login"], **members))
+
+
+def test_a_huge_nickname_does_not_stop_the_game(script, play):
+    player = play(script.port)
+    admit_with(script, player, account=dict(ACCOUNT, nickname="x" * 60000))
+    player.read_until(re.escape("x" * 21 + "... 4321> "))
+
+
+def test_a_long_name_leaves_the_table_in_order(script, play):
+    player = play(script.port)
+    admit_with(script, player, catalog=[
+        {"name": name, "price": 7} for name in ("x" * 100, "bow", "a long name " * 9)])
+    player.read_until(OPTION)
+    player.sendline("buy")
+    script.serve("ping")
+    head, first, second, third = player.read_until(BUY)
+    assert len(first) == len(second) == len(third) <= 80
+    assert first.split()[1] == "x" * 37 + "..."
 
 
 @pytest.mark.parametrize("text, indent, lines", [
@@ -381,7 +469,7 @@ def test_no_line_is_wider_than_80_columns(program, play):
     enter(BUY, "buy")
     program.kill()
     enter(NICKNAME, "potion", "bob")
-    assert len(shown) > 90 and max(map(wcswidth, shown)) <= 80
+    assert len(shown) > 90 and all(0 <= wcswidth(line) <= 80 for line in shown)
 
 
 def test_a_long_nickname_leaves_room_in_the_prompt(program, sit):
@@ -393,8 +481,8 @@ def test_a_long_nickname_leaves_room_in_the_prompt(program, sit):
 
 def test_text_that_would_change_the_direction_or_steer_is_escaped(script, sit):
     screen = sit(script.port)
-    evil = "\u202eevil\u2066\u2028\x1b[2J\x9b\ud800"
-    shown = "\\u202eevil\\u2066\\u2028\\x1b[2J\\x9b\\ud800"
+    evil = "\u202eevil\u200b\u2028\x1b\ufeff\x9b"
+    shown = "\\u202eevil\\u200b\\u2028\\x1b\\ufeff\\x9b"
     screen.type("bob", ENTER)
     script.accept()
     script.request()
@@ -405,6 +493,7 @@ def test_text_that_would_change_the_direction_or_steer_is_escaped(script, sit):
     screen.type("buy", ENTER)
     script.serve("ping")
     screen.until_shown("  1  %s  12345  owned" % shown)
+    assert b"\x9b" not in screen.all and "\u200b" not in screen.all.decode("utf-8")
     screen.type("1", ENTER)
     assert script.request()["params"] == {"item": evil}
     script.answer(error={"code": 1, "message": evil, "data": {"reason": "x"}})
@@ -412,9 +501,6 @@ def test_text_that_would_change_the_direction_or_steer_is_escaped(script, sit):
 
 
 # --- manners ------------------------------------------------------------------------------------
-
-WAITING = "Waiting for the server ..."
-
 
 def test_a_slow_server_is_waited_for_visibly(script, sit):
     screen = sit(script.port)
@@ -451,20 +537,49 @@ def test_a_server_that_does_not_answer_is_given_up(script, sit):
                        "Nickname [bob]:")
 
 
-def test_waiting_in_a_pipe_and_on_a_dumb_terminal_is_a_line(script, sit, play):
+def test_waiting_on_a_dumb_terminal_is_a_line(script, play):
     player = play(script.port)
     player.sendline("bob")
     script.accept()
     script.request()
-    player.expect_exact(WAITING)
+    player.expect_exact(WAITING + "\r\n")
     script.answer(result=RESULTS["login"])
-    assert player.read_until(OPTION)[:2] == ["", "Welcome back, bob!"]
+    assert player.read_until(OPTION)[0] == "Welcome back, bob!"
+
+
+def test_waiting_in_a_pipe_is_a_line(script):
+    process = piped([sys.executable, CLIENT, "--port", "%d" % script.port])
+    try:
+        process.stdin.write(b"bob\n")
+        process.stdin.close()
+        script.accept()
+        script.request()
+        assert process.stdout.readline() == b"Nickname:\n"
+        assert process.stdout.readline() == WAITING.encode("ascii") + b"\n"
+        script.answer(result=RESULTS["login"])
+        assert process.stdout.readline() == b"Welcome back, bob!\n"
+    finally:
+        end_process(process)
+
+
+def test_without_threads_it_waits_without_a_word(script, play, directory):
+    with io.open(os.path.join(directory, "sitecustomize.py"), "w") as module:
+        module.write("import threading\n"
+                     "def fail(*arguments, **more): raise threading.ThreadError('no more')\n"
+                     "threading._start_new_thread = threading._start_joinable_thread = fail\n")
+    script.admit(play(script.port, PYTHONPATH=directory))
 
 
 def test_a_connection_that_takes_long_is_waited_for_visibly(sit, full_backlog):
     screen = sit(full_backlog)
     screen.type("bob", ENTER)
     screen.until_line(WAITING)
+    screen.resize(100)                                  # this interrupts 2.7
+    screen.resize(80)
+    screen.until_line("Nickname [bob]: ")
+    screen.until_shown(
+        "There is no server at 127.0.0.1:%d: no answer. Check --host and --port." % full_backlog,
+        "Nickname [bob]:")
 
 
 def test_the_terminal_may_change_its_size_while_the_client_waits(script, sit):
@@ -474,8 +589,7 @@ def test_the_terminal_may_change_its_size_while_the_client_waits(script, sit):
     script.request()
     screen.until_line(WAITING)
     for width in (100, 60, 80):
-        fcntl.ioctl(screen.process.child_fd, termios.TIOCSWINSZ,
-                    struct.pack(str("HHHH"), 24, width, 0, 0))
+        screen.resize(width)
     script.answer(result=RESULTS["login"])
     screen.until_line("bob 4321> ")
 
@@ -520,7 +634,6 @@ def test_other_alphabets_in_the_c_locale(program, sit, encoding):
     open_account(program.database, "Боб", 100)
     screen = sit(program.port, **variables)
     screen.type("Боб", ENTER)
-    screen.until(lambda: screen.line().endswith("100>") or "Nickname: " != screen.line() and any(
-        "not text" in line for line in screen.lines()))
-    screen.look()
-    assert screen.line().endswith("100>") or not encoding
+    screen.until(lambda: screen.line().endswith("100>") or any(
+        line.startswith("That is not text in ") for line in screen.lines()))
+    assert screen.line().endswith("100>") == bool(encoding)     # else it is ASCII
