@@ -23,7 +23,8 @@ play: .venv/play                ## tables, a server in the background, the clien
 	until grep -q 'listening on' $$log; do \
 		if ! kill -0 $$server 2>/dev/null; then \
 			cat $$log; rm $$log; \
-			echo 'Is there a server already? Join it with: make client'; exit 1; \
+			echo 'Is there a server already? Join it with: make client'; \
+			echo 'Or take another port, in every terminal: LAVKA_PORT=7778 make play'; exit 1; \
 		fi; \
 		sleep 0.1; \
 	done; \

@@ -41,7 +41,10 @@ import sys
 import tempfile
 import time
 
-import peewee
+try:
+    import peewee
+except ImportError:             # outside the virtual environment, say
+    sys.exit("peewee is missing; install it with: pip install -r requirements.txt")
 
 from constants import (BUSY_SECONDS, CALM_SECONDS, CONNECT_SECONDS, CREDITS_RANGE, DATABASE,
                        FREED_SECONDS, ITEMS, KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS,

@@ -52,6 +52,18 @@ def test_the_log_tells_the_real_port(start):
     assert Peer(program.port).call("ping")["result"] == "pong"
 
 
+@pytest.mark.parametrize("name", ["server.py", "db.py"])
+def test_without_peewee_it_says_how_to_install_it(directory, name):
+    with io.open(os.path.join(directory, "peewee.py"), "w") as module:
+        module.write("raise ImportError()\n")
+    process = subprocess.Popen([sys.executable, os.path.join(ROOT, name)], stderr=subprocess.PIPE,
+                               env=environment(PYTHONPATH=directory))
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert err.decode("ascii") == \
+        "peewee is missing; install it with: pip install -r requirements.txt\n"
+
+
 @pytest.mark.parametrize("arguments", [[], ["--database", "none.db"]])
 def test_without_tables_it_names_the_command(directory, arguments):
     status, log = run_server(*arguments, cwd=directory)
