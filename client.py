@@ -530,16 +530,18 @@ class Console(object):
             try:
                 self.steps[self.state]()
             except RpcError as refusal:     # of a login, or of a session that is none any more
-                self.leave()
-                self.say(refusal.message, RED)
+                self.fail(refusal.message)
             except ServerGone as gone:
-                self.leave()
-                self.terminal.tell("%s" % gone, self.hints[gone.reason])
+                self.fail("%s" % gone, self.hints[gone.reason])
+
+    def fail(self, *sentences):
+        """Go to State.LOGIN unexpectedly: what was typed ahead was not meant for a nickname."""
+        self.terminal.forget_typed()
+        self.leave()
+        self.terminal.tell(*sentences)
 
     def leave(self):
-        """Go to State.LOGIN, with no connection and nothing cached. What was typed ahead was not
-        meant for a nickname."""
-        self.terminal.forget_typed()
+        """Go to State.LOGIN, with no connection and nothing cached."""
         if self.client:
             self.client.close()
         self.state = State.LOGIN
@@ -665,10 +667,8 @@ class Console(object):
             self.say(refusal.message, RED)
             return False
         except ServerGone as gone:
-            self.leave()
-            self.terminal.tell(
-                "%s" % gone, "It may or may not have let you %s the %s: your next login will show."
-                % (verb, item))
+            self.fail("%s" % gone, "It may or may not have let you %s the %s: your next login will "
+                      "show." % (verb, item))
             return True
         self.say("Congratulations! You %s the %s." % ("bought" if verb == "buy" else "sold", item),
                  GREEN)

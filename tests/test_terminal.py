@@ -285,6 +285,14 @@ def test_what_was_typed_ahead_is_no_nickname(script, sit):
     assert script.request()["params"] == {"nickname": "bob"}
 
 
+def test_what_was_typed_ahead_is_taken_where_it_was_meant_for(program, sit):
+    open_account(program.database, "bob", 100)
+    screen = sit(program.port, prompt="")               # before it has begun
+    screen.type("bob\nlogout\n\nbalance\nbuy potion\n")
+    screen.until_shown("You have 75 credits.", "bob 75>")
+    screen.until_shown("You have 100 credits.")
+
+
 def test_sigterm_leaves_the_terminal_as_it_was(bob):
     def modes():
         return termios.tcgetattr(bob.process.child_fd)[3] & (termios.ICANON | termios.ECHO)
