@@ -262,6 +262,7 @@ def test_ctrl_z_and_fg_bring_the_line_back(program, sit):
     shell.enter("fg", "bob 100> buy po")
     shell.enter("tion", "bob 75> ")
     shell.type(CTRL_C)
+    shell.until_line("$ ")
     shell.enter("echo status $?", "$ ")
     shell.until_shown("$ echo status $?", "status 130", "$")
 
