@@ -821,8 +821,8 @@ def test_ctrl_c_ends_it(program, play, place):
 def test_two_quick_ctrl_c_are_no_traceback(play, no_server):
     for _ in range(10):
         player = play(no_server)
-        for _ in range(2):
-            player.kill(signal.SIGINT)
+        player.interrupt()
+        player.kill(signal.SIGINT)
         assert player.finish() == 130 or player.signalstatus == signal.SIGINT
 
 
