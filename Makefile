@@ -22,9 +22,12 @@ play: .venv/play                ## tables, a server in the background, the clien
 	trap 'kill $$server; exit 1' HUP INT TERM; \
 	until grep -q 'listening on' $$log; do \
 		if ! kill -0 $$server 2>/dev/null; then \
-			cat $$log; rm $$log; \
+			cat $$log; \
 			echo 'Is there a server already? Join it with: make client'; \
-			echo 'Or take another port, in every terminal: LAVKA_PORT=7778 make play'; exit 1; \
+			if grep -q 'cannot listen' $$log; then \
+				echo 'If it is not yours: LAVKA_PORT=7778 make play, and so with make client'; \
+			fi; \
+			rm $$log; exit 1; \
 		fi; \
 		sleep 0.1; \
 	done; \

@@ -48,8 +48,12 @@ class ServerGone(Exception):
     code = None             # of JSON-RPC: nobody has sent one
 
     def __init__(self, reason, message):
-        super(ServerGone, self).__init__(message)
+        super(ServerGone, self).__init__(reason, message)
         self.reason = reason
+        self.message = message
+
+    def __str__(self):
+        return self.message
 
 
 class Client(object):
@@ -72,15 +76,8 @@ class Client(object):
             if tls:
                 with contextlib.closing(self._sock) as plain:   # which then has given up its own
                     self._sock = tls.wrap_socket(plain, server_hostname=host)
-        except (ssl.SSLError, ssl.CertificateError) as error:
-            why = getattr(error, "verify_message", "") or _tls_reason(error) or "%s" % error
-            raise ServerGone(
-                "tls_failed", "TLS with %s failed: %s." % (self.address, why.rstrip(".")))
-        except (socket.error, UnicodeError) as error:   # UnicodeError: a host name that is none
-            if getattr(error, "errno", None) == errno.ECONNREFUSED:
-                raise ServerGone("not_running", "There is no server at %s." % self.address)
-            why = getattr(error, "strerror", "this is no host name") or "no answer"
-            raise ServerGone("unreachable", "There is no server at %s: %s." % (self.address, why))
+        except (socket.error, ssl.CertificateError, UnicodeError) as error:
+            raise _not_connected(self.address, error)
 
     def __enter__(self):
         return self
@@ -132,7 +129,7 @@ class Client(object):
                 raise ValueError("the answer to something else")
             answered = answer_id == id      # else an error that ends the connection: server_full
         except socket.error as error:
-            if isinstance(error, socket.timeout) or "timed out" in str(error):      # 2.7, with TLS
+            if _timed_out(error):
                 raise ServerGone(
                     "no_answer", "The server has not answered for %g seconds." % self.timeout)
             raise ServerGone("gone", "The server is gone.")
@@ -171,6 +168,22 @@ def _uninterrupted(call, *arguments):
         except socket.error as error:
             if error.errno != errno.EINTR:
                 raise
+
+
+def _not_connected(address, error):
+    """The ServerGone for what went wrong."""
+    tls_failed = isinstance(error, (ssl.SSLError, ssl.CertificateError))
+    if tls_failed and not _timed_out(error):
+        why = getattr(error, "verify_message", "") or _tls_reason(error) or "%s" % error
+        return ServerGone("tls_failed", "TLS with %s failed: %s." % (address, why.rstrip(".")))
+    if getattr(error, "errno", None) == errno.ECONNREFUSED:
+        return ServerGone("not_running", "There is no server at %s." % address)
+    why = "no answer" if _timed_out(error) else getattr(error, "strerror", "this is no host name")
+    return ServerGone("unreachable", "There is no server at %s: %s." % (address, why))
+
+
+def _timed_out(error):
+    return isinstance(error, socket.timeout) or "timed out" in str(error)       # 2.7, with TLS
 
 
 def _tls_reason(error):
@@ -222,6 +235,8 @@ _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u202
                      "\u2060-\u206f\ufeff\ud800-\udfff]")
 
 
+ENDINGS = (signal.SIGINT, signal.SIGTERM)      # the signals that end the client
+
 # What Tab does, by whether it is libedit that has readline's interface, and whether there is
 # something to complete: a nickname may have any character.
 TAB_KEY = {(False, False): "tab: self-insert", (False, True): "tab: complete",
@@ -241,6 +256,7 @@ class Terminal(object):
         self.readline = None
         if self.is_typed and self.has_screen and sys.stderr:    # `input` needs all three
             self.readline = _readline()
+        self.modes = termios.tcgetattr(sys.stdin.fileno()) if self.is_typed else None
         self.candidates = None          # the completions that the current question has
         self.matches = []               # of them, those that readline asks for one by one
         self.question = None            # the last one
@@ -290,40 +306,46 @@ class Terminal(object):
         if str is bytes:
             question = question.encode(self.encoding)           # 2.7
         self.readline.parse_and_bind(TAB_KEY[is_libedit, self.candidates is not None])
-        history = []
-        if not remember:
-            history = [self.readline.get_history_item(number + 1)
-                       for number in range(self.readline.get_current_history_length())]
-            self.readline.clear_history()
+        if remember:
+            return self.edit_line(question)
+        history = [self.readline.get_history_item(number + 1)
+                   for number in range(self.readline.get_current_history_length())]
+        self.readline.clear_history()
         line = self.edit_line(question)
-        if not remember:
-            self.readline.clear_history()
-            for earlier in history:
-                self.readline.add_history(earlier)
+        self.readline.clear_history()
+        for earlier in history:
+            self.readline.add_history(earlier)
         return line
 
     def edit_line(self, question):
-        """`input`, but for Ctrl-Z: when the player comes back, the line is there as it was. Left to
-        itself, readline does not notice that it was away, and Enter sends a line not to be seen."""
+        """`input`, but for Ctrl-Z: when the player comes back, the line is there. Left to itself,
+        readline does not notice that it was away, and Enter sends a line that nobody sees."""
         usual = signal.getsignal(signal.SIGTSTP)
+        handler = usual if usual == signal.SIG_IGN else _suspend    # ignored: no way back from it
         typed = ""
         self.readline.set_startup_hook(lambda: self.readline.insert_text(typed))
-        while True:
+        line = None
+        while line is None:
             try:
-                if usual != signal.SIG_IGN:             # of a parent that cannot be come back to
-                    signal.signal(signal.SIGTSTP, _suspend)
-                return input(question)
+                try:
+                    signal.signal(signal.SIGTSTP, handler)
+                    line = input(question)
+                finally:
+                    signal.signal(signal.SIGTSTP, usual)
             except _Suspended:
-                typed = self.readline.get_line_buffer()
-            finally:
-                signal.signal(signal.SIGTSTP, usual)
-            self.write("\n")
-            os.kill(os.getpid(), signal.SIGTSTP)        # and `fg` goes on from here
+                if line is None:
+                    typed = self.readline.get_line_buffer()
+                    self.write("\n")
+                    os.kill(os.getpid(), signal.SIGTSTP)            # and `fg` goes on from here
+        return line
 
     def forget_typed(self):
         """Drop what was typed and not read yet."""
         if self.is_typed:
-            termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
+            try:
+                termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
+            except termios.error:           # it is gone; reading from it will tell
+                pass
 
     def complete(self, text, number):
         """readline's completer: the number-th completion of a word; None after the last."""
@@ -343,7 +365,26 @@ class Terminal(object):
                    if name == self.printable(name)]
         return [match.encode(self.encoding) for match in matches] if str is bytes else matches
 
+    def end(self, number, frame):
+        """The handler of a signal that ends the client: leave at once, with the terminal as it was
+        found. An exception instead could come up anywhere, in the exit itself even."""
+        for ending in ENDINGS:
+            signal.signal(ending, signal.SIG_DFL)
+        try:
+            if self.modes:
+                termios.tcsetattr(sys.stdin.fileno(), termios.TCSANOW, self.modes)
+            self.end_line()
+        except (EnvironmentError, termios.error):
+            pass                            # it is gone
+        finally:
+            os._exit(128 + number)          # as shells have it
+
     # --- what the player sees ---------------------------------------------------------------
+
+    def end_line(self):
+        """Let the shell's prompt have a line of its own."""
+        if self.is_typed and self.has_screen:
+            os.write(sys.stdout.fileno(), b"\n")
 
     def say(self, text, style=PLAIN, indent=0):
         """Print a line; on a screen as many as it needs, the later ones indented. What the terminal
@@ -423,6 +464,7 @@ class _Suspended(Exception):
 
 
 def _suspend(number, frame):
+    signal.signal(number, signal.SIG_IGN)       # once is enough
     raise _Suspended()
 
 
@@ -443,11 +485,14 @@ def shorten(text, width):
     """A text, or as much of its beginning as fits, with dots, into so many columns."""
     if columns(text) <= width:
         return text
-    kept = ""
+    room = width - columns("...")
+    kept = []
     for character in text:
-        if columns(kept + character + "...") > width:
-            return kept + "..."
-        kept += character
+        room -= _columns_of(character)
+        if room < 0:
+            break
+        kept.append(character)
+    return "".join(kept) + "..."
 
 
 def wrapped(text, indent):
@@ -456,7 +501,8 @@ def wrapped(text, indent):
     lines = [[]]
     used = 0                            # columns of the last of them
     for word in re.findall(" *[^ ]+", text):
-        if lines[-1] and used + columns(word) > COLUMNS and columns(word) <= COLUMNS - indent:
+        if lines[-1] and used + columns(word) > COLUMNS \
+                and columns(word.lstrip(" ")) <= COLUMNS - indent:
             lines.append([" " * indent])
             used = indent
             word = word.lstrip(" ")
@@ -469,6 +515,7 @@ def wrapped(text, indent):
 
 HELP = ("help", "?")
 TRADES = ("buy", "sell")
+UNKNOWN_ITEM = "There is no \"%s\" in the catalog."
 EXPLANATIONS = {
     "balance": "your credits",
     "items": "what you own",
@@ -478,11 +525,11 @@ EXPLANATIONS = {
 }
 
 
-def hints(host, port):
+def hints(host, port, tls):
     """What to do about a ServerGone, by its reason."""
     check = "Check --host and --port."
     start = check
-    if host in ("localhost", "::1") or host.startswith("127."):
+    if not tls and (host in ("localhost", "::1") or host.startswith("127.")):
         flags = (" --host %s" % host if host != HOST else "") \
             + (" --port %d" % port if port != PORT else "")
         start = "Start one%s python server.py%s" % (":" if flags else " with:", flags)
@@ -532,10 +579,10 @@ class Console(object):
             except RpcError as refusal:     # of a login, or of a session that is none any more
                 self.fail(refusal.message)
             except ServerGone as gone:
-                self.fail("%s" % gone, self.hints[gone.reason])
+                self.fail(gone.message, self.hints[gone.reason])
 
     def fail(self, *sentences):
-        """Go to State.LOGIN unexpectedly: what was typed ahead was not meant for a nickname."""
+        """Go to State.LOGIN unexpectedly: what was typed ahead was meant for something else."""
         self.terminal.forget_typed()
         self.leave()
         self.terminal.tell(*sentences)
@@ -623,7 +670,11 @@ class Console(object):
         """Trade the item that is meant by a word, or ask for one until one was traded or the player
         wants something else: an option, which is returned, or None."""
         if word:
-            self.trade_one(verb, word, self.find_item(verb, word))
+            found = self.find_item(verb, word)
+            if len(found) == 1:
+                self.request(verb, found[0])
+            else:
+                self.explain(UNKNOWN_ITEM, word, found)
             return None
         names = self.goods(verb)
         self.show_goods(verb, names)
@@ -635,11 +686,15 @@ class Console(object):
                 if word.lower() not in HELP:
                     return word
                 self.choose(word)
-                continue
-            if len(found) != 1 or found == [BACK]:
+            elif len(found) == 1 and found != [BACK]:
+                if self.request(verb, found[0]):
+                    return None
+            else:
                 self.call(self.client.ping)
-            if found == [BACK] or word and self.trade_one(verb, word, found):
-                return None
+                if found == [BACK]:
+                    return None
+                if word:
+                    self.explain(UNKNOWN_ITEM, word, found)
 
     def is_option(self, line):
         words = line.lower().split(None, 1)
@@ -647,18 +702,14 @@ class Console(object):
             or len(words) == 2 and words[0] in TRADES
 
     def find_item(self, verb, word, others=()):
-        """What is meant by a word: of all that can be traded, else of all that the shop knows, to
-        be told by the server why not."""
+        """What is meant by a word: of what can be traded so, else of what can be traded the other
+        way round, to be told by the server why not."""
         return find(word, self.goods(verb) + list(others), self.shown.get(verb, ())) \
-            or find(word, self.goods("buy") + self.goods("sell"))
+            or find(word, self.goods("sell" if verb == "buy" else "buy"))
 
-    def trade_one(self, verb, word, found):
-        """Have the server trade, if one item was found; returns whether there is no more to ask.
-        Raises RpcError when the login is lost."""
-        if len(found) != 1:
-            self.explain("There is no \"%s\" in the catalog.", word, found)
-            return False
-        item, = found
+    def request(self, verb, item):
+        """Have the server trade; returns whether there is no more to ask. Raises RpcError when the
+        login is lost."""
         try:
             self.account = self.call(getattr(self.client, verb), item)
         except RpcError as refusal:
@@ -667,7 +718,7 @@ class Console(object):
             self.say(refusal.message, RED)
             return False
         except ServerGone as gone:
-            self.fail("%s" % gone, "It may or may not have let you %s the %s: your next login will "
+            self.fail(gone.message, "It may or may not have let you %s the %s: your next login will "
                       "show." % (verb, item))
             return True
         self.say("Congratulations! You %s the %s." % ("bought" if verb == "buy" else "sold", item),
@@ -744,10 +795,9 @@ class Console(object):
 def find(word, names, shown=()):
     """The names that a player may mean by a word, in any case: the one that it is, the one that has
     this number in a list that was shown, or else all that begin with it."""
-    numbers = {"%d" % number: name for number, name in enumerate(shown, 1)}
     exact = [name for name in names if name == word] \
         or [name for name in names if name.lower() == word.lower()] \
-        or [numbers[word] for word in [word] if word in numbers]
+        or [name for number, name in enumerate(shown, 1) if "%d" % number == word]
     return exact[:1] or beginning_with(word, names)
 
 
@@ -755,13 +805,14 @@ def beginning_with(word, names):
     return [name for name in names if name.lower().startswith(word.lower())]
 
 
-def show_stats(connect, say):
+def show_stats(connect, hints, terminal):
     """Print what the server counts, a line each; returns the exit status."""
+    say = terminal.say
     try:
         with connect() as client:
             figures = client.stats()
     except ServerGone as gone:
-        say("%s" % gone)
+        terminal.tell(gone.message, hints[gone.reason])
         return 1
     except RpcError as refusal:
         say("The server tells this only on the machine that it runs on."
@@ -802,25 +853,18 @@ def main(arguments=None):
         sys.stdin.reconfigure(errors="surrogateescape")
     terminal = Terminal()
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _end)                 # through here, for the terminal's sake
+        for ending in ENDINGS:
+            signal.signal(ending, terminal.end)
+        what_to_do = hints(options.host, options.port, tls)
         if options.stats:
-            return show_stats(connect, terminal.say)
-        try:
-            Console(connect, hints(options.host, options.port), terminal).run()
-        except EOFError:
-            return 0
-        finally:
-            if terminal.is_typed and terminal.has_screen:
-                terminal.write("\n")                    # the shell's prompt gets its own line
+            return show_stats(connect, what_to_do, terminal)
+        Console(connect, what_to_do, terminal).run()
+    except EOFError:
+        terminal.end_line()
+        return 0
     except EnvironmentError:                            # the terminal or pipe is no longer there
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)    # where the exit may flush to
         return 1
-
-
-def _end(number, frame):
-    signal.signal(number, signal.SIG_DFL)               # at once, if it is asked for again
-    sys.exit(128 + number)                              # as shells have it
 
 
 if __name__ == "__main__":

@@ -56,10 +56,13 @@ class RpcError(Exception):
     """
 
     def __init__(self, code, message, data):
-        super(RpcError, self).__init__(message)
+        super(RpcError, self).__init__(code, message, data)
         self.code = code
         self.message = message
         self.data = data
+
+    def __str__(self):
+        return self.message
 
     @property
     def reason(self):

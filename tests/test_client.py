@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -822,12 +823,27 @@ def test_ctrl_c_ends_it(program, play, place):
     wait_for(lambda: program.free("bob"), "the nickname to be free")
 
 
-def test_two_quick_ctrl_c_are_no_traceback(play, no_server):
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_two_quick_signals_are_no_traceback(play, no_server, second):
     for _ in range(10):
         player = play(no_server)
         player.interrupt()
-        player.kill(signal.SIGINT)
-        assert player.finish() == 130 or player.signalstatus == signal.SIGINT
+        player.kill(second)
+        status = player.finish()
+        assert status in (130, 128 + second) or player.signalstatus in (signal.SIGINT, second)
+
+
+def test_a_signal_after_the_end_of_the_input_is_no_traceback(no_server):
+    for _ in range(10):
+        process = piped([sys.executable, CLIENT, "--port", "%d" % no_server])
+        try:
+            assert process.stdout.readline() == b"Nickname:\n"
+            process.stdin.close()
+            process.send_signal(signal.SIGINT)
+            _, err = output(process)
+        finally:
+            end_process(process)
+        assert err == "" and process.returncode in (0, 130, -signal.SIGINT)
 
 
 @pytest.mark.parametrize("place", sorted(ENDS))
@@ -1214,6 +1230,12 @@ def test_a_server_whose_backlog_is_full(full_backlog):
         Client(HOST, full_backlog, timeout=0.3)
     assert time.time() < begin + PATIENCE               # TCP itself gives up after two minutes
     assert "no server" in str(caught.value) and caught.value.reason == "unreachable"
+
+
+def test_a_server_that_is_silent_about_tls(script):
+    with pytest.raises(ServerGone) as caught:
+        Client(HOST, script.port, timeout=0.3, tls=ssl.create_default_context())
+    assert caught.value.reason == "unreachable" and "no answer" in caught.value.message
 
 
 # --- other Pythons ------------------------------------------------------------------------------

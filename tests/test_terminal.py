@@ -418,6 +418,7 @@ def test_a_huge_nickname_does_not_stop_the_game(script, play):
     player = play(script.port)
     admit_with(script, player, account=dict(ACCOUNT, nickname="x" * 60000))
     player.read_until(re.escape("x" * 21 + "... 4321> "))
+    assert shorten("\u0301" * 60000 + "x" * 30, 24).endswith("\u0301" + "x" * 21 + "...")
 
 
 def test_a_long_name_leaves_the_table_in_order(script, play):
@@ -437,6 +438,7 @@ def test_a_long_name_leaves_the_table_in_order(script, play):
     ("x" * 40 + " " + "y" * 39, 3, ["x" * 40 + " " + "y" * 39]),
     ("x" * 40 + " " + "y" * 40, 3, ["x" * 40, "   " + "y" * 40]),
     ("剣" * 20 + " " + "剣" * 20 + " bow", 0, ["剣" * 20, "剣" * 20 + " bow"]),
+    ("x" * 40 + " " + "y" * 80, 0, ["x" * 40, "y" * 80]),
     ("Items: %s, bow" % ("x" * 100), 7, ["Items: %s," % ("x" * 100), "       bow"])])
 def test_long_lines_are_wrapped(text, indent, lines):
     assert wrapped(text, indent) == lines
@@ -535,7 +537,6 @@ def test_a_slow_server_is_waited_for_visibly(script, sit):
     screen.until_line(WAITING)
     script.answer(result=RESULTS["buy"])
     screen.until_line("bob 4296> ")
-    assert screen.all.count(WAITING.encode("ascii")) == 2
 
 
 def test_waiting_on_a_dumb_terminal_is_a_line(script, play):
