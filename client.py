@@ -669,7 +669,7 @@ class Console(object):
     def trade(self, verb, word):
         """Trade the item that is meant by a word, or ask for one until one was traded or the player
         wants something else: an option, which is returned, or None."""
-        if word:
+        if word and (verb in self.shown or not word.isdigit()):     # a number needs a list
             found = self.find_item(verb, word)
             if len(found) == 1:
                 self.request(verb, found[0])

@@ -164,8 +164,9 @@ def test_a_beginning_or_a_number_is_an_item(program, player):
 
 
 def test_a_number_means_what_the_list_has_shown(program, player):
-    for line in ("sell 1", "buy 1"):
-        assert "in the catalog" in player.enter(line, OPTION)[0]        # none has been shown yet
+    for line, question, length in [("sell 1", SELL, 3), ("buy 1", BUY, 9)]:
+        assert len(player.enter(line, question)) == length      # it has not been shown yet
+        player.enter("back", OPTION)
     player.enter("sell", SELL)
     player.enter("1", OPTION)
     assert player.enter("sell 1", OPTION) == ["You do not own the sword."]      # once more
@@ -175,7 +176,8 @@ def test_a_number_means_what_the_list_has_shown(program, player):
     assert "Congratulations! You bought the potion." in player.enter("buy 1", OPTION)
     player.enter("logout", NICKNAME)
     player.enter("bob", OPTION)
-    assert "in the catalog" in player.enter("buy 1", OPTION)[0]         # nor in this session
+    assert len(player.enter("buy 1", BUY)) == 9         # nor in this session
+    assert account(program, "bob") == (275, "torch,potion")
 
 
 @pytest.mark.parametrize("line", ["buy potion", "  BUY   Potion ", "bu po"])
