@@ -48,6 +48,13 @@ def bob(program, sit):
     return screen
 
 
+def knock(script, screen):
+    """Enter a nickname; its login waits for an answer."""
+    screen.type("bob", ENTER)
+    script.accept()
+    script.request()
+
+
 # --- line editing -------------------------------------------------------------------------------
 
 def test_tab_completes_options_and_their_items(bob):
@@ -92,9 +99,7 @@ def test_tab_completes_the_items_that_are_asked_for(program, bob):
 def test_names_with_spaces_are_completed_and_names_that_steer_are_not(script, sit):
     screen = sit(script.port)
     names = ["Healing Potion", "Healing Poultice", "Меч", "\x1b[31mred"]
-    screen.type("bob", ENTER)
-    script.accept()
-    script.request()
+    knock(script, screen)
     script.answer(result=dict(RESULTS["login"],
                               catalog=[{"name": name, "price": 1} for name in names]))
     screen.until_line("bob 4321> ")
@@ -448,9 +453,7 @@ def test_long_lines_are_wrapped(text, indent, lines):
 
 def test_many_items_are_wrapped_below_each_other(script, sit):
     screen = sit(script.port)
-    screen.type("bob", ENTER)
-    script.accept()
-    script.request()
+    knock(script, screen)
     items = ["item-%d" % number for number in range(20)]
     script.answer(result=dict(RESULTS["login"], account=dict(ACCOUNT, items=items)))
     screen.until_shown("  items    %s," % ", ".join(items[:8]),
@@ -501,9 +504,7 @@ def test_text_that_would_change_the_direction_or_steer_is_escaped(script, sit):
     screen = sit(script.port)
     evil = "\u202eevil\u200b\u2028\x1b\ufeff\x9b"
     shown = "\\u202eevil\\u200b\\u2028\\x1b\\ufeff\\x9b"
-    screen.type("bob", ENTER)
-    script.accept()
-    script.request()
+    knock(script, screen)
     script.answer(result={"account": {"nickname": evil, "credits": 1, "items": [evil]},
                           "created": False, "catalog": [{"name": evil, "price": 12345}]})
     screen.until_line("%s... 1> " % shown[:21])
@@ -522,9 +523,7 @@ def test_text_that_would_change_the_direction_or_steer_is_escaped(script, sit):
 
 def test_a_slow_server_is_waited_for_visibly(script, sit):
     screen = sit(script.port)
-    screen.type("bob", ENTER)
-    script.accept()
-    script.request()
+    knock(script, screen)
     screen.until_line(WAITING)
     script.answer(result=RESULTS["login"])
     screen.until_line("bob 4321> ")
@@ -589,9 +588,7 @@ def test_a_connection_that_takes_long_is_waited_for_visibly(sit, full_backlog):
 
 def test_the_terminal_may_change_its_size_while_the_client_waits(script, sit):
     screen = sit(script.port)
-    screen.type("bob", ENTER)
-    script.accept()
-    script.request()
+    knock(script, screen)
     screen.until_line(WAITING)
     for width in (100, 60, 80):
         screen.resize(width)
