@@ -912,6 +912,7 @@ def test_a_session_in_pipes(program):
     assert in_order(out, *SESSION_SHOWS)
     assert not set(out) & set("\x1b\r")
     assert out.count("Nickname:") == 2 and out.count("bob 100>") == 2
+    assert not out.endswith("\n\n")
     assert account(program, "bob") == (100, "")
 
 

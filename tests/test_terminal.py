@@ -246,6 +246,12 @@ def test_help_shows_the_options(player, line):
         ['There is no "he" in the catalog.'] if line == "he" else lines)
 
 
+def test_help_tells_of_keys_only_where_they_work(program, bob):
+    bob.enter("?", "bob 100> ")
+    assert any(line.startswith("Tab completes") for line in bob.lines())
+    assert "Tab completes" not in run(program.port, ["ann", "?"])[1]
+
+
 def test_find():
     assert find("sword", ["Sword", "sword"]) == ["sword"]
     names = ["bow", "Sword", "swordfish", "2"]
