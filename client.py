@@ -71,7 +71,7 @@ class Client(object):
         self._ids = itertools.count(1)
         self._lines = protocol.LineReader()
         try:
-            self._sock = _uninterrupted(socket.create_connection, (host, port), timeout)
+            self._sock = _uninterrupted(socket.create_connection, (host, port), self.timeout)
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if tls:
                 with contextlib.closing(self._sock) as plain:   # which then has given up its own
@@ -178,7 +178,9 @@ def _not_connected(address, error):
         return ServerGone("tls_failed", "TLS with %s failed: %s." % (address, why.rstrip(".")))
     if getattr(error, "errno", None) == errno.ECONNREFUSED:
         return ServerGone("not_running", "There is no server at %s." % address)
-    why = "no answer" if _timed_out(error) else getattr(error, "strerror", "this is no host name")
+    why = "no answer"
+    if not _timed_out(error):           # UnicodeError is a host name that is none
+        why = getattr(error, "strerror", "this is no host name") or why
     return ServerGone("unreachable", "There is no server at %s: %s." % (address, why))
 
 
@@ -228,12 +230,11 @@ def _expect(value, kind):
 # How lines look, as parameters of ECMA-48's SGR. These stand out on dark and on light screens.
 PLAIN, BOLD, FAINT, RED, GREEN = "", "1", "2", "31", "32"
 
-# What would steer the terminal or let a text look like another: control characters, what Unicode has
-# for ends of lines, directions (Standard Annex 9) and invisible spaces; and halves of characters.
+# What would steer the terminal or let a text look like another: control characters, what Unicode
+# has for ends of lines, directions (Standard Annex 9) and invisible spaces; halves of characters.
 # The joiners U+200C and U+200D are none of these: scripts and emoji need them.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e"
                      "\u2060-\u206f\ufeff\ud800-\udfff]")
-
 
 ENDINGS = (signal.SIGINT, signal.SIGTERM)      # the signals that end the client
 
@@ -359,8 +360,8 @@ class Terminal(object):
         if str is bytes:                                        # 2.7
             before, line = [part.decode(self.encoding, "replace") for part in (before, line)]
         part, names = self.candidates(line) if self.candidates else ("", [])
-        known = len(before) - (len(line) - len(part))   # what stands before the word that
-                                                        # readline completes
+        # Of a name with spaces, readline completes the last word; the part before it is there.
+        known = len(before) - (len(line) - len(part))
         matches = [name[known:] for name in beginning_with(part, names)
                    if name == self.printable(name)]
         return [match.encode(self.encoding) for match in matches] if str is bytes else matches
@@ -718,8 +719,8 @@ class Console(object):
             self.say(refusal.message, RED)
             return False
         except ServerGone as gone:
-            self.fail(gone.message, "It may or may not have let you %s the %s: your next login will "
-                      "show." % (verb, item))
+            self.fail(gone.message, "It may or may not have let you %s the %s: your next login "
+                      "will show." % (verb, item))
             return True
         self.say("Congratulations! You %s the %s." % ("bought" if verb == "buy" else "sold", item),
                  GREEN)
