@@ -27,8 +27,8 @@ import unicodedata
 from enum import Enum
 
 import protocol
-from constants import (ANSWER_SECONDS, BACK, COLUMNS, HOST, ITEM_COLUMNS, NICKNAME_COLUMNS,
-                       NOTICE_SECONDS, OPTIONS, PORT, RECV_SIZE)
+from constants import (REPLY_SECONDS, BACK, COLUMNS, HOST, ITEM_COLUMNS, NICKNAME_COLUMNS,
+                       WAITING_NOTICE_SECONDS, OPTIONS, PORT, RECV_SIZE)
 from protocol import RpcError, Text
 
 monotonic = getattr(time, "monotonic", time.time)       # 2.7
@@ -65,7 +65,7 @@ class Client(object):
     so that no later call can take an earlier call's answer for its own.
     """
 
-    def __init__(self, host=HOST, port=PORT, timeout=ANSWER_SECONDS, tls=None):
+    def __init__(self, host=HOST, port=PORT, timeout=REPLY_SECONDS, tls=None):
         self.address = protocol.address(host, port)
         self.timeout = float(timeout)
         self._ids = itertools.count(1)
@@ -431,7 +431,7 @@ class Terminal(object):
             except EnvironmentError:        # nobody is there: that is for the main thread to find
                 pass
 
-        notice = threading.Timer(NOTICE_SECONDS, show)
+        notice = threading.Timer(WAITING_NOTICE_SECONDS, show)
         notice.daemon = True
         try:
             notice.start()

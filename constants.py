@@ -1,15 +1,15 @@
 # -*- coding: utf-8 -*-
-"""What the shop sells, and every number it runs by, each with its reason."""
+"""What the shop sells, and every limit with its reason."""
 from __future__ import unicode_literals
 
 from collections import OrderedDict
 
-VERSION = "1.0"
+VERSION = "1.1"
 
 # --- the shop -------------------------------------------------------------------------------
 
-# What is for sale, and its price in credits. Names are stored joined by commas, so they have
-# none; players may type them in any case, so no two differ only in case.
+# What is for sale, and its price in credits. Names are stored joined by commas, so they contain
+# none; players type them in any case, so no two differ only in case.
 ITEMS = OrderedDict([
     ("potion", 25),
     ("torch", 40),
@@ -21,13 +21,13 @@ ITEMS = OrderedDict([
     ("horse", 500),
 ])
 
-# A new account gets a random amount between these two, both included. The lowest buys at
-# least the cheapest item; the highest does not buy everything, or there would be no choice.
+# A new account gets a random amount between these two, both included. The lowest buys at least
+# the cheapest item; the highest does not buy everything, so that there is a choice.
 CREDITS_RANGE = (100, 1000)
 
-MAX_CREDITS = 2 ** 63 - 1     # what an INTEGER of SQLite holds; more can come from outside only
+MAX_CREDITS = 2 ** 63 - 1     # the largest INTEGER of SQLite and bigint of PostgreSQL
 
-# What a player can do in a session, in the order in which the client lists it.
+# The options of a session, in the order in which the client lists them.
 OPTIONS = ("balance", "items", "buy", "sell", "logout")
 BACK = "back"                 # at the question for an item: return to the options
 
@@ -41,31 +41,33 @@ DATABASE = "lavka.db"         # in the working directory
 
 MAX_LINE = 65536              # one message with its end of line; bounds a client's input buffer
 MAX_BATCH = 64                # requests in one JSON-RPC batch; bounds what one line can ask for
-MAX_NICKNAME = 255            # characters (code points); what a CharField of the database holds
+MAX_NICKNAME = 255            # characters (code points); the size of the column
 MAX_DEPTH = 100               # nesting of JSON; a request needs 3, interpreters give up at 1000
-MAX_DIGITS = 4300             # of a JSON integer; what CPython >= 3.11 converts, int() is quadratic
+MAX_DIGITS = 4300             # of a JSON integer; the limit of CPython >= 3.11, int() is quadratic
 
 # --- the event loop -------------------------------------------------------------------------
 
-MAX_CLIENTS = 20000           # connections served at once; about 2 KB of memory each when idle
-SPARE_CLIENTS = 16            # more, only to be told server_full; the next wait in the backlog
-SPARE_DESCRIPTORS = 32        # kept free for SQLite, its journal, the log and the listener
-BACKLOG = 1024                # connections the kernel holds for us; a login storm comes at once
-ACCEPT_BATCH = 64             # connections accepted in one look, so that players need not wait
-RECV_SIZE = 16384             # bytes read from a connection in one look; more made no ping faster
-REQUESTS_PER_LOOK = 64        # of one connection, so that a pipelining client slows nobody else
-TICK_SECONDS = 0.1            # to apply requests in one tick, all clients together; then who had
-                              # no turn is first in the next; bounds what a stop waits for
-LOOKS = 3                     # for requests in one tick, while there is something to commit: one
-                              # fsync for all of them; not more, or their replies come late
+MAX_CLIENTS = 20000           # connections served at once; about 1.3 KB of memory each when idle
+SPARE_CLIENTS = 16            # more, only to be told server_full; others wait in the listen queue
+SPARE_DESCRIPTORS = 32        # kept free for SQLite, its write-ahead log, the log and the listener
+LISTEN_QUEUE = 1024           # connections that the kernel completes before they are accepted; a
+                              # login storm comes at once
+ACCEPT_BATCH = 64             # connections accepted in one poll, so that players need not wait
+RECV_SIZE = 16384             # bytes read from a connection in one poll; more made no ping faster
+REQUEST_QUANTUM = 64          # requests of one connection in a tick: pipelining slows nobody else
+PARSE_BATCH = 4096            # requests parsed before the first of them is applied: some 10 ms
+TICK_SECONDS = 0.1            # time budget for requests in a tick; connections not served go first
+                              # in the next; bounds what a stop waits for
+POLLS_PER_COMMIT = 3          # polls in a tick while there is something to commit: one fsync for
+                              # all that they bring; not more, or their replies come late
 HIGH_WATER = 262144           # unsent bytes at which a connection is no longer read nor served
 
 # --- the file -------------------------------------------------------------------------------
 
-PAGE_SIZE = 512               # bytes, of a new file. A commit writes whole pages, and with many
-                              # accounts on file each trade is on a page of its own
-WAL_SIZE = 4096000            # bytes in the log when a commit copies them into the file: what they
-                              # are by default, with SQLite's pages of 4096 bytes
+PAGE_SIZE = 512               # bytes, of a new file; a commit writes whole pages, and with many
+                              # accounts on file each trade changes a page of its own
+WAL_SIZE = 4096000            # bytes of the write-ahead log at which a commit starts a checkpoint:
+                              # SQLite's default of 1,000 pages, at the usual 4,096 bytes a page
 
 # --- the console (columns) --------------------------------------------------------------------
 
@@ -75,24 +77,24 @@ ITEM_COLUMNS = 40             # of an item in a table, so that there is room for
 
 # --- time limits (seconds) ------------------------------------------------------------------
 
-LOGIN_SECONDS = 30            # to log in after connecting or logging out: a slot is not free
-PROGRESS_SECONDS = 20         # without a byte taken by a peer that has replies to read: it is gone
+LOGIN_SECONDS = 30            # to log in after connecting or logging out; a slot is not free
+WRITE_STALL_SECONDS = 20      # without a byte taken by a peer that has replies to read: it is gone
 LINGER_SECONDS = 1            # to let a peer read the last reply before its connection is closed
 STOP_SECONDS = 1              # to answer what was read before a stop; the contract says 2 in all
 ACCEPT_PAUSE_SECONDS = 1      # after running out of descriptors; a retry at once would spin
-SWEEP_SECONDS = 0.25          # between two looks at the deadlines above; their precision
-BUSY_SECONDS = 0.25           # to wait for another program's lock; all players wait meanwhile
-TOOL_SECONDS = 5              # the same for the commands of db.py, for whom no player waits
+SWEEP_SECONDS = 0.25          # between two checks of the deadlines; their precision
+BUSY_SECONDS = 0.25           # busy timeout of the server: it waits for a lock, all players with it
+COMMAND_BUSY_SECONDS = 5      # busy timeout of the operators' commands; no player waits for them
 STATEMENT_SECONDS = 4         # for PostgreSQL to answer; all wait meanwhile, and clients give up
                               # after 5
 CONNECT_SECONDS = 2           # for each step of connecting to one host of it; all wait meanwhile
-RETRY_SECONDS = (0.25, 5)     # between two attempts to connect again: at first, and at last
-CALM_SECONDS = 1              # without a failure until storage counts as working again
-FLOOD_SECONDS = 10            # between two counts of what happens too often for a line each
-ANSWER_SECONDS = 5            # the client's patience for the server's answer
-NOTICE_SECONDS = 0.5          # until a player is told that the client waits for it
+RETRY_SECONDS = (0.25, 5)     # between two attempts to connect again: the first, and the longest
+RECOVERY_SECONDS = 1          # debounce: without a failure until storage counts as recovered
+LOG_SUMMARY_SECONDS = 10      # between two counts of the lines that rate-limited logging left out
+REPLY_SECONDS = 5             # for the server to answer a client
+WAITING_NOTICE_SECONDS = 0.5  # until a player is told that the client waits for the server
 
-FREED_SECONDS = 30            # until a nickname whose client vanished is free, as the contract says
+NICKNAME_FREED_SECONDS = 30   # until a nickname whose client vanished is free; from the contract
 
 # A peer that vanished without a word is noticed after 10 + 3 * 5 = 25 s, under the promised 30;
 # the defaults of Linux are 2 hours and 11 minutes (tcp(7)).

@@ -46,10 +46,10 @@ try:
 except ImportError:             # outside the virtual environment, say
     sys.exit("peewee is missing; install it with: pip install -r requirements.txt")
 
-from constants import (BUSY_SECONDS, CALM_SECONDS, CONNECT_SECONDS, CREDITS_RANGE, DATABASE,
-                       FREED_SECONDS, ITEMS, KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS,
+from constants import (BUSY_SECONDS, RECOVERY_SECONDS, CONNECT_SECONDS, CREDITS_RANGE, DATABASE,
+                       NICKNAME_FREED_SECONDS, ITEMS, KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS,
                        KEEPALIVE_PROBES, MAX_CLIENTS, MAX_CREDITS, PAGE_SIZE, RETRY_SECONDS,
-                       STATEMENT_SECONDS, TOOL_SECONDS, USER_TIMEOUT_SECONDS, WAL_SIZE)
+                       STATEMENT_SECONDS, COMMAND_BUSY_SECONDS, USER_TIMEOUT_SECONDS, WAL_SIZE)
 from models import TABLES, Account, Trade
 
 log = logging.getLogger("lavka.db")
@@ -62,7 +62,7 @@ _STORAGE_ERRORS = (peewee.PeeweeException, sqlite3.Error, UnicodeError)
 
 
 NICKNAME_IN_USE = ("This nickname is in use; if its client vanished, it is free within %d seconds."
-                   % FREED_SECONDS)
+                   % NICKNAME_FREED_SECONDS)
 
 
 class Refusal(Exception):
@@ -304,7 +304,7 @@ class Shop(object):
         # Once, not for every player who is refused; again when it is another failure.
         said = _said(error)
         now = time.time()
-        if not self._failures or (said != self._said and now >= self._said_at + CALM_SECONDS):
+        if not self._failures or (said != self._said and now >= self._said_at + RECOVERY_SECONDS):
             log.error("storage_failed error=%s", quoted(said))
             self._said, self._said_at = said, now
         self._failures += 1
@@ -312,7 +312,7 @@ class Shop(object):
 
     def _storage_works(self):
         # Not at once: a lock that comes and goes is one failure, not a line each time.
-        if self._failures and time.time() >= self._failed_at + CALM_SECONDS:
+        if self._failures and time.time() >= self._failed_at + RECOVERY_SECONDS:
             log.warning("storage_works failures=%d", self._failures)
             self._failures = 0
 
@@ -487,7 +487,7 @@ class SQLite(object):
     def create_tables(self):
         lock = None
         # The size of a page is settled before the journal_mode is.
-        self._connect(TOOL_SECONDS,
+        self._connect(COMMAND_BUSY_SECONDS,
                       [("page_size", PAGE_SIZE)] + self.DURABLE + self.BESIDE_A_SERVER)
         try:
             with self.database.bind_ctx(TABLES):
@@ -523,7 +523,7 @@ class SQLite(object):
     def reading(self, models=TABLES):
         """Open it to store nothing, not even a setting: the file may be a backup."""
         self._check_exists()
-        self._open(TOOL_SECONDS, self.BESIDE_A_SERVER, models)
+        self._open(COMMAND_BUSY_SECONDS, self.BESIDE_A_SERVER, models)
         with contextlib.closing(self.database):
             # What others wrote may be no text at all; that is to be told, not to fail on.
             self.database.connection().text_factory = lambda data: data.decode("utf-8", "replace")
@@ -533,7 +533,7 @@ class SQLite(object):
     def changing(self):
         """Open it for one transaction, which is durable."""
         self._check_exists()
-        self._open(TOOL_SECONDS, self.DURABLE + self.BESIDE_A_SERVER)
+        self._open(COMMAND_BUSY_SECONDS, self.DURABLE + self.BESIDE_A_SERVER)
         with contextlib.closing(self.database), self.database.atomic("IMMEDIATE"):
             yield
 
@@ -696,7 +696,7 @@ class PostgreSQL(object):
         self._why = None                # it could not be made again, as was logged last
         self._retry_at = 0              # the time of the next attempt to connect
         self._pause = RETRY_SECONDS[0]  # before the one after it
-        self._lock_seconds = TOOL_SECONDS
+        self._lock_seconds = COMMAND_BUSY_SECONDS
         self._answer_seconds = None     # the most that a statement may take
         self._ticks = 0
         self._wanted = set()            # nicknames

@@ -119,14 +119,14 @@ class Floods(object):
     def is_first(self, level, kind):
         """Whether this one gets a line of its own; otherwise it is counted."""
         if not self.others:
-            self.tell_at = self.clock() + constants.FLOOD_SECONDS
+            self.tell_at = self.clock() + constants.LOG_SUMMARY_SECONDS
         number = self.others.get((level, kind), -1) + 1
         self.others[level, kind] = number
         return number == 0
 
     def tell(self):
         """Log the numbers."""
-        self.tell_at = self.clock() + constants.FLOOD_SECONDS
+        self.tell_at = self.clock() + constants.LOG_SUMMARY_SECONDS
         for (level, kind), number in list(self.others.items()):
             if number:
                 log.log(level, "%s times=%d", kind, number)
@@ -211,11 +211,11 @@ class Server(object):
         self.shop.fetch()
         turns, begin, clock = 0, self.now, self.clock
         deadline = clock() + constants.TICK_SECONDS
-        for looks in range(1, constants.LOOKS + 1):
+        for looks in range(1, constants.POLLS_PER_COMMIT + 1):
             while turns < len(touched) and clock() <= deadline:
                 self.apply(touched[turns])
                 turns += 1
-            if looks == constants.LOOKS or turns < len(touched):
+            if looks == constants.POLLS_PER_COMMIT or turns < len(touched):
                 break
             if self.waiting:
                 self.shop.fetch()
@@ -351,7 +351,7 @@ class Server(object):
         """Apply the connection's share of requests, and stage the replies."""
         if not connection.is_served():
             return
-        share = constants.REQUESTS_PER_LOOK
+        share = constants.REQUEST_QUANTUM
         while connection.lines.lines:
             if share <= 0:
                 self.watch(connection)      # it is not read again when this tick looks for more
@@ -593,7 +593,7 @@ class Server(object):
         if not connection.output:
             connection.progress_by = FOREVER
         elif sent or connection.progress_by == FOREVER:
-            connection.progress_by = self.now + constants.PROGRESS_SECONDS
+            connection.progress_by = self.now + constants.WRITE_STALL_SECONDS
             self.timed.add(connection)
 
     # --- tidy up ----------------------------------------------------------------------------
@@ -774,7 +774,7 @@ def listen(host, port):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         set_options(sock)
         sock.bind(address)
-        sock.listen(constants.BACKLOG)
+        sock.listen(constants.LISTEN_QUEUE)
         sock.setblocking(False)
         return sock
     except (socket.error, UnicodeError) as error:       # UnicodeError: a host name that is none

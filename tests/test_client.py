@@ -22,7 +22,7 @@ from conftest import (CLIENT, PATIENCE, WAITING, open_account, player_environmen
 
 import protocol
 from client import Client, ServerGone, State
-from constants import (ANSWER_SECONDS, CREDITS_RANGE, FREED_SECONDS, HOST, ITEMS, MAX_LINE,
+from constants import (REPLY_SECONDS, CREDITS_RANGE, NICKNAME_FREED_SECONDS, HOST, ITEMS, MAX_LINE,
                        MAX_NICKNAME, OPTIONS, PORT)
 
 # Prompts on a terminal, as patterns.
@@ -402,7 +402,7 @@ def test_a_nickname_in_use(program, play):
     first.enter("bob", OPTION)
     for _ in range(2):
         error, = second.enter("bob", NICKNAME)
-        assert "in use" in error and "%d seconds" % FREED_SECONDS in error
+        assert "in use" in error and "%d seconds" % NICKNAME_FREED_SECONDS in error
     first.enter("buy", BUY)                             # the first is not disturbed
     assert "Congratulations" in first.enter("potion", OPTION)[0]
     second.enter("ann", OPTION)
@@ -688,7 +688,7 @@ def test_a_server_that_answers_no_more(program, play):
     idle.sendline("balance")
     buyer.sendline("potion")
     assert idle.read_until(NICKNAME) == [
-        "The server has not answered for %d seconds. Try to log in again." % ANSWER_SECONDS]
+        "The server has not answered for %d seconds. Try to log in again." % REPLY_SECONDS]
     assert is_lost(buyer.read_until(NICKNAME), "potion")
     assert WAITING in idle.before and WAITING in buyer.before
     program.process.send_signal(signal.SIGCONT)

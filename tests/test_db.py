@@ -229,7 +229,7 @@ faults = pytest.mark.parametrize("database, fault", [
 
 @faults
 def test_a_failed_commit_changes_nothing_and_recovers(shop, outside, fault, caplog, monkeypatch):
-    monkeypatch.setattr(db, "CALM_SECONDS", 0)
+    monkeypatch.setattr(db, "RECOVERY_SECONDS", 0)
     account = open_account(shop, credits=100, outside=outside)
     before = rows(outside)
     recover = fault(outside, shop)

@@ -211,7 +211,7 @@ def test_replies_in_portions(ticker):
 def test_pipelined_requests_are_answered_in_order_a_share_in_each_tick(ticker):
     pipeliner, connection = ticker.client()
     other, _ = ticker.client()
-    number = constants.REQUESTS_PER_LOOK * 3 + 1
+    number = constants.REQUEST_QUANTUM * 3 + 1
     pipeliner.send(b"".join(request("ping", id=id) for id in range(number)))
     wait_for(lambda: len(arrived(connection)) > len(PING) * number, "all to arrive")
     ticker.tick()
@@ -233,7 +233,7 @@ def test_a_share_is_one_however_often_a_tick_looks(ticker):
     wait_for(lambda: len(arrived(connection)) == number * len(trades), "the requests")
     ticker.tick()
     requests = ticker.server.requests
-    assert requests["buy"] + requests["sell"] == constants.REQUESTS_PER_LOOK
+    assert requests["buy"] + requests["sell"] == constants.REQUEST_QUANTUM
     assert len(ticker.replies(peer, 2 * number)) == 2 * number
 
 
@@ -249,12 +249,12 @@ def arrived(connection):
 
 def test_a_batch_takes_as_much_of_the_share_as_its_requests(ticker):
     peer, connection = ticker.client()
-    batch = b"[" + b",".join([PING[:-1]] * constants.REQUESTS_PER_LOOK) + b"]\n"
+    batch = b"[" + b",".join([PING[:-1]] * constants.REQUEST_QUANTUM) + b"]\n"
     peer.send(batch * 2)
     wait_for(lambda: len(arrived(connection)) == 2 * len(batch), "the batches")
     ticker.tick()
     assert connection in ticker.server.backlog          # the second waits for the next tick
-    assert [len(replies) for replies in ticker.replies(peer, 2)] == [constants.REQUESTS_PER_LOOK] * 2
+    assert [len(replies) for replies in ticker.replies(peer, 2)] == [constants.REQUEST_QUANTUM] * 2
 
 
 def test_a_tick_ends_in_time_and_who_had_no_turn_is_next(ticker, monkeypatch):
@@ -264,7 +264,7 @@ def test_a_tick_ends_in_time_and_who_had_no_turn_is_next(ticker, monkeypatch):
         peer.send(PING * 2)
         wait_for(lambda: len(arrived(connection)) == 2 * len(PING), "the requests")
     turns = []
-    monkeypatch.setattr(constants, "REQUESTS_PER_LOOK", 1)
+    monkeypatch.setattr(constants, "REQUEST_QUANTUM", 1)
     apply = ticker.server.apply
 
     def slow_apply(connection):
@@ -310,7 +310,7 @@ def test_what_arrives_while_requests_are_applied_is_in_the_same_commit(ticker):
     assert ticker.server.shop.commits == commits + 1
 
 
-@pytest.mark.parametrize("method, looks", [("buy", constants.LOOKS), ("ping", 1)])
+@pytest.mark.parametrize("method, looks", [("buy", constants.POLLS_PER_COMMIT), ("ping", 1)])
 def test_a_tick_looks_for_more_a_few_times_and_only_before_a_commit(ticker, method, looks):
     peer, connection = ticker.client("bob")
     line = request(method, item="potion") if method == "buy" else PING
@@ -439,7 +439,7 @@ def test_a_client_that_does_not_read_is_not_read(ticker, monkeypatch):
     ticker.until(lambda: len(connection.output) >= constants.HIGH_WATER)
     for _ in range(10):
         ticker.tick()
-    share = constants.REQUESTS_PER_LOOK * 60
+    share = constants.REQUEST_QUANTUM * 60
     assert len(connection.output) < constants.HIGH_WATER + share
     assert connection.interest == server.WRITE
     assert connection not in ticker.server.backlog
@@ -560,10 +560,10 @@ def test_who_takes_no_reply_is_closed(ticker):
     sock = faulty(connection, send=[errno.EAGAIN] * 1000)
     peer.send(PING)
     ticker.until(lambda: connection.output)
-    pass_time(ticker, constants.PROGRESS_SECONDS - 1)
+    pass_time(ticker, constants.WRITE_STALL_SECONDS - 1)
     sock.send_faults.insert(0, Most(1))                         # one byte is progress
     ticker.tick()
-    pass_time(ticker, constants.PROGRESS_SECONDS - 1)
+    pass_time(ticker, constants.WRITE_STALL_SECONDS - 1)
     assert connection in ticker.server.connections
     pass_time(ticker, 1)
     assert connection not in ticker.server.connections
@@ -1086,7 +1086,7 @@ def take_nothing(ticker, peer, connection):
     faulty(connection, send=[errno.EAGAIN] * 50)
     peer.send(PING)
     ticker.until(lambda: connection.output)
-    ticker.clock.now += constants.PROGRESS_SECONDS
+    ticker.clock.now += constants.WRITE_STALL_SECONDS
     ticker.tick()
 
 
@@ -1112,7 +1112,7 @@ def test_why_a_connection_without_a_login_ended(make_ticker, lines):
 
 @both
 def test_a_login_that_could_not_be_stored(ticker, database, lines, monkeypatch):
-    monkeypatch.setattr(db, "CALM_SECONDS", 0)
+    monkeypatch.setattr(db, "RECOVERY_SECONDS", 0)
     holder = locked(database)
     peer, _ = ticker.client()
     assert reason(ticker.call(peer, "login", nickname="bob")) == "storage_failed"
@@ -1138,15 +1138,15 @@ def test_a_flood_is_one_line_and_a_count(ticker, lines):
         ticker.exchange(peer, b"?\n")
     assert len(lines()) == 1
     assert ticker.server.patience(None) <= constants.SWEEP_SECONDS      # the count comes in time
-    ticker.clock.now += constants.FLOOD_SECONDS
+    ticker.clock.now += constants.LOG_SUMMARY_SECONDS
     ticker.tick()
     assert lines() == ["refused reason=parse_error times=6"]
     for _ in range(3):
         ticker.exchange(peer, b"?\n")
-    ticker.clock.now += constants.FLOOD_SECONDS
+    ticker.clock.now += constants.LOG_SUMMARY_SECONDS
     ticker.tick()
     assert lines() == ["refused reason=parse_error times=3"]
-    ticker.clock.now += constants.FLOOD_SECONDS
+    ticker.clock.now += constants.LOG_SUMMARY_SECONDS
     ticker.tick()
     assert not ticker.server.floods.others              # calm again: the next one has a line
     ticker.exchange(peer, b"?\n")
@@ -1173,7 +1173,7 @@ def test_a_flood_of_defects_is_one_traceback(ticker, caplog):
     ticker.server.methods["ping"] = lambda connection, _: 1 // 0
     for _ in range(5):
         assert reason(ticker.call(peer, "ping")) == "internal_error"
-    ticker.clock.now += constants.FLOOD_SECONDS
+    ticker.clock.now += constants.LOG_SUMMARY_SECONDS
     ticker.tick()
     assert caplog.text.count("Traceback") == 1
     kind = caplog.records[0].getMessage()

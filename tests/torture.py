@@ -32,7 +32,7 @@ from model import Model
 import postgresql
 import protocol
 from constants import (CREDITS_RANGE, HIGH_WATER, ITEMS, MAX_BATCH, MAX_LINE,
-                       REQUESTS_PER_LOOK)
+                       REQUEST_QUANTUM)
 
 THINGS = sorted(ITEMS) + ["excalibur"]
 
@@ -352,7 +352,7 @@ def is_stopped(program):
 def expect_a_turn(program, flooder, other):
     """Who asks once is answered after one share of those who ask without end: both send while the
     server is held, which then counts how many it has answered."""
-    number = 10 * REQUESTS_PER_LOOK
+    number = 10 * REQUEST_QUANTUM
     program.process.send_signal(signal.SIGSTOP)
     wait_for(lambda: is_stopped(program), "the server to be held")
     flooder.send(request("ping") * number)
@@ -362,7 +362,7 @@ def expect_a_turn(program, flooder, other):
     for _ in range(number):
         expect(flooder.line()["result"] == "pong", "no pong")
     pings = other.peer.call("stats")["result"]["requests"]["ping"]
-    expect(pings - answered >= number - REQUESTS_PER_LOOK, "another player waited for",
+    expect(pings - answered >= number - REQUEST_QUANTUM, "another player waited for",
            number - (pings - answered), "requests of a flood")
 
 

@@ -18,7 +18,7 @@ from constants import CREDITS_RANGE, ITEMS, PAGE_SIZE, WAL_SIZE        # noqa: E
 from models import TABLES, Account, Trade                               # noqa: E402
 
 HOST, PORT, DATABASE = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-BACKLOG = 1024
+LISTEN_QUEUE = 1024
 
 # One connection; the peer with threads has a lock around everything that uses it.
 if DATABASE.startswith("postgresql://"):

@@ -2,7 +2,7 @@
 """A peer on asyncio's streams."""
 import asyncio
 
-from shop import BACKLOG, HOST, PORT, Session
+from shop import LISTEN_QUEUE, HOST, PORT, Session
 
 
 async def serve(reader, writer):
@@ -22,7 +22,7 @@ async def serve(reader, writer):
 
 
 async def main():
-    server = await asyncio.start_server(serve, HOST, PORT, backlog=BACKLOG)
+    server = await asyncio.start_server(serve, HOST, PORT, backlog=LISTEN_QUEUE)
     await server.serve_forever()
 
 

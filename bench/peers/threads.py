@@ -3,7 +3,7 @@
 import socketserver
 import threading
 
-from shop import BACKLOG, HOST, PORT, Session
+from shop import LISTEN_QUEUE, HOST, PORT, Session
 
 lock = threading.Lock()         # there is one connection to the database
 
@@ -29,7 +29,7 @@ class Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
     block_on_close = False
-    request_queue_size = BACKLOG
+    request_queue_size = LISTEN_QUEUE
 
 
 threading.stack_size(256 * 1024)        # ten thousand threads are to fit

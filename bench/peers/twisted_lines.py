@@ -3,7 +3,7 @@
 from twisted.internet import endpoints, protocol, reactor
 from twisted.protocols.basic import LineOnlyReceiver
 
-from shop import BACKLOG, HOST, PORT, Session
+from shop import LISTEN_QUEUE, HOST, PORT, Session
 
 
 class Lines(LineOnlyReceiver):
@@ -21,6 +21,6 @@ class Lines(LineOnlyReceiver):
         self.session.close()
 
 
-endpoint = endpoints.TCP4ServerEndpoint(reactor, PORT, backlog=BACKLOG, interface=HOST)
+endpoint = endpoints.TCP4ServerEndpoint(reactor, PORT, backlog=LISTEN_QUEUE, interface=HOST)
 endpoint.listen(protocol.Factory.forProtocol(Lines))
 reactor.run()

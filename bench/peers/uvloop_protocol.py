@@ -4,7 +4,7 @@ import asyncio
 
 import uvloop
 
-from shop import BACKLOG, HOST, PORT, Session
+from shop import LISTEN_QUEUE, HOST, PORT, Session
 
 
 class Protocol(asyncio.Protocol):
@@ -25,7 +25,7 @@ class Protocol(asyncio.Protocol):
 
 async def main():
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Protocol, HOST, PORT, backlog=BACKLOG)
+    server = await loop.create_server(Protocol, HOST, PORT, backlog=LISTEN_QUEUE)
     await server.serve_forever()
 
 

@@ -1,0 +1,103 @@
+# -*- coding: utf-8 -*-
+"""Text for logs and terminals: escaping, quoting, bounding, and widths in columns.
+
+One table says which characters are unsafe to show; the log, the console and the operators'
+commands share it.
+"""
+from __future__ import unicode_literals
+
+import re
+import sys
+import unicodedata
+
+from constants import COLUMNS
+
+Text = type("")                                     # unicode on 2.7
+
+# Characters that steer a terminal, begin a line, change the direction of text (Unicode Standard
+# Annex 9), or are not seen: the control characters; the ends of lines; Default_Ignorable_Code_Point
+# of DerivedCoreProperties.txt, which has the joiners, Hangul fillers, variation selectors, tags and
+# unassigned format characters; interlinear annotation; the Braille blank.
+_UNSAFE = ("\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+           "\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb")
+if sys.maxunicode > 0xffff:         # and lone halves of surrogate pairs
+    _unsafe = re.compile("[%s\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+                         "\U000e0000-\U000e0fff]" % _UNSAFE)
+else:                               # a narrow build of 2.7 stores these characters as pairs
+    _unsafe = re.compile(
+        "[%s]|\ud82f[\udca0-\udca3]|\ud834[\udd73-\udd7a]|[\udb40-\udb43][\udc00-\udfff]"
+        "|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]" % _UNSAFE)
+
+JOINERS = "\u200c\u200d"            # scripts and emoji need them
+
+
+# --- escaping and quoting -------------------------------------------------------------------
+
+def escape(text, keep=""):
+    """Return the text with each unsafe character as \\uXXXX or \\UXXXXXXXX, but for those in `keep`."""
+    return _unsafe.sub(
+        lambda match: match.group() if match.group() in keep else _escaped(match.group()), text)
+
+
+def _escaped(character):
+    if len(character) == 2:         # a pair of a narrow build
+        high, low = character
+        return "\\U%08x" % (0x10000 + ((ord(high) - 0xd800) << 10) + (ord(low) - 0xdc00))
+    return ("\\u%04x" if character <= "\uffff" else "\\U%08x") % ord(character)
+
+
+def quote(text):
+    """Return the text in quotation marks, escaped, so that it is one word of a log line."""
+    return '"%s"' % escape(text.replace("\\", "\\\\").replace('"', '\\"'))
+
+
+def show(value):
+    """Return any value of a database as text for people."""
+    return quote(value) if isinstance(value, Text) else escape("%r" % (value,))
+
+
+# --- columns of a terminal ------------------------------------------------------------------
+
+def columns(text):
+    """Return how many columns of a terminal the text takes (Unicode Standard Annex 11)."""
+    return sum(map(_columns_of, text))
+
+
+def _columns_of(character):
+    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0                        # combined with the character before it, or not shown
+    if unicodedata.east_asian_width(character) in ("W", "F"):
+        return 2
+    return 2 if str is bytes and character >= "\U0001f300" else 1       # 2.7 knows no emoji
+
+
+def shorten(text, width):
+    """Return the text, or as much of its beginning as fits into `width` columns, with dots."""
+    if columns(text) <= width:
+        return text
+    room = width - columns("...")
+    kept = []
+    for character in text:
+        room -= _columns_of(character)
+        if room < 0:
+            break
+        kept.append(character)
+    return "".join(kept) + "..."
+
+
+def wrap(text, indent=0):
+    """Return the text as lines of at most `COLUMNS` columns, the later ones indented.
+
+    A word that is longer than a line stays whole; the terminal cuts it.
+    """
+    lines = [[]]
+    used = 0                            # columns of the last line
+    for word in re.findall(" *[^ ]+", text):
+        if lines[-1] and used + columns(word) > COLUMNS \
+                and columns(word.lstrip(" ")) <= COLUMNS - indent:
+            lines.append([" " * indent])
+            used = indent
+            word = word.lstrip(" ")
+        lines[-1].append(word)
+        used += columns(word)
+    return ["".join(line) for line in lines]
