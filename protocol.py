@@ -1,31 +1,28 @@
 # -*- coding: utf-8 -*-
-"""The wire: JSON-RPC 2.0, one message a line, as functions of bytes and values, without any I/O.
+"""The wire: JSON-RPC 2.0, one message a line, as functions of bytes and values.
 
-Both ends use this module: the server cuts and parses requests and writes responses, the client
-the other way round. Whatever bytes come in, the only exception that goes out is `RpcError`
-(and, for a client that reads nonsense, `ValueError`); any other is a defect of this module.
+Both ends use this module: the server parses requests and encodes responses, the client the other
+way round. Invariant: whatever bytes come in, only `RpcError` is raised, and `ValueError` for a
+client that reads no response; any other exception is a defect of this module.
 
 The rules are those of https://www.jsonrpc.org/specification; docs/protocol.md has the page.
 """
 from __future__ import unicode_literals
 
-import argparse
 import json
-import os
 import re
-import sys
 from collections import namedtuple
 from enum import Enum
 
-from constants import (HOST, MAX_BATCH, MAX_DEPTH, MAX_DIGITS, MAX_LINE, MAX_NICKNAME, PORT)
+from constants import MAX_BATCH, MAX_DEPTH, MAX_DIGITS, MAX_LINE, MAX_NICKNAME
+from text import Text
 
-Text = type("")                                     # unicode on 2.7
 _ID_TYPES = frozenset([Text, int, type(2 ** 64), float, type(None)])     # long on 2.7; never bool
 _PARAMS_TYPES = frozenset([dict, list, tuple])
 
 
 class ErrorCode(Enum):
-    """Every error of the wire: its code and its reason, both stable."""
+    """Every error of the wire, as (code, reason); both are stable."""
     PARSE_ERROR = (-32700, "parse_error")
     INVALID_REQUEST = (-32600, "invalid_request")
     LINE_TOO_LONG = (-32600, "line_too_long")
@@ -43,16 +40,20 @@ class ErrorCode(Enum):
     ITEM_NOT_OWNED = (2004, "item_not_owned")
 
     def error(self, message, **data):
-        """An `RpcError` of this code, for a `raise`; `data` goes to the peer beside the reason."""
+        """Return an `RpcError` of this code; `data` goes to the peer beside the reason."""
         code, reason = self.value
         return RpcError(code, message, dict(data, reason=reason))
+
+
+# After the reply that has one of these reasons, the server closes the connection.
+CLOSING_REASONS = frozenset(["line_too_long", "server_full"])
 
 
 class RpcError(Exception):
     """A request was refused.
 
-    `code` and `reason` are stable, `message` is a sentence for people, and `data` is a dict that
-    holds the reason and what else the error tells.
+    `code` and `reason` are stable, `message` is a sentence for people, and `data` is a dict with
+    the reason and further figures.
     """
 
     def __init__(self, code, message, data):
@@ -69,14 +70,14 @@ class RpcError(Exception):
         return self.data.get("reason")
 
 
-# Unicode's property White_Space (PropList.txt). What `strip` takes without it differs from one
-# Python to the next, and has control characters in it, which nicknames may have.
+# Unicode's property White_Space (PropList.txt). `strip` alone also removes control characters,
+# which nicknames may have, and differs from one Python to the next.
 _WHITE_SPACE = ("\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007"
                 "\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000")
 
 
 def nickname_problem(nickname):
-    """What is wrong with a nickname, as a sentence; None when an account may have it."""
+    """Return what is wrong with a nickname, as a sentence; None when an account may have it."""
     if type(nickname) is not Text:
         return "A nickname is text."
     if not nickname.strip(_WHITE_SPACE):
@@ -97,8 +98,8 @@ def _item_problem(item):
     return None if type(item) is Text else "An item's name is text."
 
 
-# A method's one parameter or None, whether it needs a login, whether its answer tells of the
-# account, so that it must wait for the account's changes to be stored.
+# A method: the name of its one param or None; whether it needs a login; whether its reply tells of
+# the account, and so waits until the account's changes are stored.
 Method = namedtuple("Method", "param needs_login tells_account")
 METHODS = {
     "login": Method("nickname", needs_login=False, tells_account=True),
@@ -114,16 +115,16 @@ _PARAM_PROBLEMS = {"nickname": nickname_problem, "item": _item_problem}
 # --- bytes to lines -------------------------------------------------------------------------
 
 class LineReader(object):
-    """Cuts what arrives into lines, however it was split on its way.
+    """Cuts the bytes that arrive into lines, however they were split on the way.
 
-    What has no end yet is kept in a bytearray, so that a line that comes byte by byte is not copied
-    with each of them.
+    The beginning of an incomplete line is kept in a bytearray, so that a line that arrives byte by
+    byte is not copied with each of them.
     """
     __slots__ = ("lines", "_tail")
 
     def __init__(self):
-        self.lines = []             # what `next_line` has to look at, the next one last
-        self._tail = bytearray()    # the beginning of a line whose end has not arrived
+        self.lines = []             # complete lines without their ends, the oldest one last
+        self._tail = bytearray()    # the incomplete line
 
     def feed(self, data):
         """Take bytes, in any portion."""
@@ -137,14 +138,15 @@ class LineReader(object):
             self.lines = lines + self.lines if self.lines else lines
         if tail:
             self._tail += tail
-            if len(self._tail) > MAX_LINE:      # whatever its end will be
+            if len(self._tail) > MAX_LINE:      # too long already, wherever its end will be
                 self.lines.insert(0, bytes(self._tail))
 
     def next_line(self):
-        """The next line that is not empty, without its end; None when there is no whole one.
+        """Return the next line that is not empty, without its end; None when none is complete.
 
-        Raises LINE_TOO_LONG where a line has more than `MAX_LINE` bytes with its end, or already
-        without one; nothing after that can be told apart, so the reader is of no more use.
+        Raises LINE_TOO_LONG for a line of more than `MAX_LINE` bytes, its end included, and for an
+        incomplete one of that size. The reader is of no use then: nobody knows where the next line
+        begins.
         """
         while self.lines:
             line = self.lines.pop()
@@ -153,10 +155,6 @@ class LineReader(object):
             if line and line != b"\r":
                 return line
         return None
-
-    def put_back(self, line):
-        """Have this line be the next one again."""
-        self.lines.append(line)
 
 
 # --- lines to values ------------------------------------------------------------------------
@@ -178,7 +176,7 @@ def _bounded_int(digits):
     return int(digits)
 
 
-# `scan_once` is what their method raw_decode calls; that alone would be a twentieth of a request.
+# `scan_once` instead of `raw_decode`, which calls it: a twentieth of a request less.
 _read_json = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite_float).scan_once
 _read_long_json = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite_float,
                                    parse_int=_bounded_int).scan_once
@@ -188,7 +186,7 @@ _encoded_surrogate = re.compile(b"\xed[\xa0-\xbf]").search
 
 
 def _decode(line):
-    """The JSON value of a line. Raises ValueError for anything else."""
+    """Return the JSON value of a line. Raises ValueError for anything else."""
     if b"\xed" in line and _encoded_surrogate(line):
         raise ValueError("not UTF-8")
     text = Text(line, "utf-8").strip(" \t\r\n")        # what JSON has for white space
@@ -196,11 +194,11 @@ def _decode(line):
         value, end = (_read_json if len(text) <= MAX_DIGITS else _read_long_json)(text, 0)
     except StopIteration:
         raise ValueError("no value")
-    except RuntimeError:                # RecursionError is one; 2.7 has no other name for it
+    except RuntimeError:                # the base class of RecursionError, which 2.7 lacks
         raise ValueError("nested too deep")
     if end < len(text):
         raise ValueError("more than one value")
-    # How deep an interpreter can go differs from one version to the next; the wire should not.
+    # The same limit on every interpreter; each has another one of its own.
     if len(text) > MAX_DEPTH and text.count("[") + text.count("{") > MAX_DEPTH and _is_deep(value):
         raise ValueError("nested too deep")
     return value
@@ -218,9 +216,12 @@ def _is_deep(value):
 # --- requests (the server reads them, the client writes them) -----------------------------------
 
 class Request(object):
-    """One call: `method` with its `argument`, the value of its param or None, or the `error` (an
-    RpcError) that keeps it from being made; the `id` to reply with, and whether a reply is wanted:
-    a notification has no id."""
+    """One call of a method.
+
+    `method` and `argument`, the value of its param or None, say what to do; `error`, an RpcError,
+    says instead why nothing can be done, and `method` is None then. The reply has `id`; a
+    notification has none, and `wants_reply` is False.
+    """
     __slots__ = ("id", "wants_reply", "method", "argument", "error")
 
     def __init__(self, id, wants_reply, method=None, argument=None, error=None):
@@ -232,10 +233,10 @@ class Request(object):
 
 
 def parse(line):
-    """The Request in a line from a client; a list of them for a batch.
+    """Return the Request in a line from a client, or a list of them for a batch.
 
-    A request that is wrong in itself is returned with its error, since those beside it in a batch
-    are not to suffer. Raises RpcError where there is only one answer to the whole line.
+    A request that is wrong in itself is returned with its error, so that those beside it in a
+    batch are carried out. A line without any request is returned as one Request with an error.
     """
     request = _plain_request(line)
     if request is not None:
@@ -243,18 +244,26 @@ def parse(line):
     try:
         value = _decode(line)
     except ValueError:
-        raise ErrorCode.PARSE_ERROR.error("This is not JSON in UTF-8.")
+        return refused(ErrorCode.PARSE_ERROR.error("This is not JSON in UTF-8."))
     if type(value) is not list:
         return _request(value)
     if not value:
-        raise ErrorCode.INVALID_REQUEST.error("A batch has at least one request.")
+        return _invalid(None, "A batch has at least one request.")
     if len(value) > MAX_BATCH:
-        raise ErrorCode.INVALID_REQUEST.error("A batch has at most %d requests." % MAX_BATCH)
+        return _invalid(None, "A batch has at most %d requests." % MAX_BATCH)
     return [_request(one) for one in value]
 
 
-# What a player sends in the shop, as client.py and most others write it. Nicknames have rules of
-# their own, and come once.
+def refused(error):
+    """Return the Request that stands for input without a readable id, with its error.
+
+    It is no notification: it is answered, with id null (specification, section 5).
+    """
+    return Request(None, True, error=error)
+
+
+# The requests of a session, as client.py and most clients write them. `login` is left to the
+# decoder: it comes once, and nicknames have rules of their own.
 _PLAIN = re.compile(
     br'\{"jsonrpc": ?"2\.0"(?:, ?"id": ?(0|[1-9][0-9]{0,17}))?, ?"method": ?"([a-z]+)"'
     br'(?:, ?"params": ?\{(?:"([a-z]+)": ?"([ !#-\[\]-~]*)")?\})?'
@@ -264,8 +273,10 @@ _PLAIN_METHODS = {(name.encode("ascii"), method.param and method.param.encode("a
 
 
 def _plain_request(line):
-    """The Request in a line of the plainest form, None for all others: a pattern is much faster
-    than decoding any JSON and looking at what came out. It is the same Request."""
+    """Return the Request in a line of the plainest form, None for all others.
+
+    The decoder returns the same Request; a pattern is much faster.
+    """
     match = _PLAIN(line)
     if match is None:
         return None
@@ -307,13 +318,12 @@ def method_not_found():
 
 
 def _invalid(id, problem):
-    # What is no request is no notification either: it is answered, with null where there is no
-    # id to be read (specification, section 5).
+    # Answered even without an id: it is no notification (specification, section 5).
     return Request(id, True, error=ErrorCode.INVALID_REQUEST.error(problem))
 
 
 def _argument(method, name, params):
-    """(the value of the one param, what is wrong with it or None)."""
+    """Return (the value of the one param, what is wrong with it or None)."""
     if name is None:
         return None, "\"%s\" takes no params." % method
     if len(params) != 1 or (type(params) is dict and name not in params):
@@ -323,7 +333,7 @@ def _argument(method, name, params):
 
 
 def encode_request(id, method, params):
-    """The line of a request; `params` is a dict."""
+    """Return the line of a request; `params` is a dict."""
     request = {"jsonrpc": "2.0", "id": id, "method": method, "params": params}
     return encode_json(request).encode("ascii") + b"\n"
 
@@ -335,8 +345,10 @@ encode_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 def encode_account(account):
-    """The JSON of anything with a nickname, credits and items, as bytes. The encoder would need
-    three times as long for a dict of them as it does for the names alone."""
+    """Return the JSON, as bytes, of anything with a nickname, credits and items.
+
+    Only the texts go through the encoder: for a dict it takes three times as long.
+    """
     text = '{"nickname":%s,"credits":%d,"items":[%s]}' % (
         encode_json(account.nickname), account.credits,
         ",".join([encode_json(item) for item in account.items]))
@@ -344,20 +356,20 @@ def encode_account(account):
 
 
 def encode_result(id, result):
-    """The line of a response that succeeded, without its end; `result` is JSON, as bytes."""
+    """Return the line of a response that succeeded, without its end; `result` is JSON, as bytes."""
     id = b"%d" % id if type(id) is int else encode_json(id).encode("ascii")
     return b'{"jsonrpc":"2.0","result":%s,"id":%s}' % (result, id)
 
 
 def encode_error(id, error):
-    """The line of a response that tells an RpcError, without its end."""
+    """Return the line of a response that tells an RpcError, without its end."""
     body = {"code": error.code, "message": error.message, "data": error.data}
     text = '{"jsonrpc":"2.0","error":%s,"id":%s}' % (encode_json(body), encode_json(id))
     return text.encode("ascii")
 
 
 def parse_response(line):
-    """A response's line as (id, result, None), or as (id, None, the RpcError that it tells).
+    """Return (id, result, None) of a response's line, or (id, None, the RpcError that it tells).
 
     Raises ValueError for a line that is no JSON-RPC response.
     """
@@ -376,29 +388,6 @@ def parse_response(line):
     return value["id"], None, RpcError(error["code"], error["message"], data)
 
 
-# --- where the two ends meet --------------------------------------------------------------------
-
-def add_address_options(parser):
-    """--host and --port of an argparse parser, with their defaults: environment, constants."""
-    parser.add_argument("--host", type=text, default=os.environ.get("LAVKA_HOST") or HOST,
-                        help="the server's address (default: LAVKA_HOST, or %s)" % HOST)
-    parser.add_argument("--port", type=port, default=os.environ.get("LAVKA_PORT") or PORT,
-                        help="its TCP port (default: LAVKA_PORT, or %d)" % PORT)
-
-
 def address(host, port):
-    """An address as people write it, an IPv6 one in brackets (RFC 3986, section 3.2.2)."""
+    """Return an address as people write it, an IPv6 one in brackets (RFC 3986, section 3.2.2)."""
     return ("[%s]:%s" if ":" in host else "%s:%s") % (host, port)
-
-
-def text(argument):
-    """A word of the command line or the environment as text; on 2.7 it comes as bytes."""
-    return argument if type(argument) is Text else argument.decode(sys.getfilesystemencoding())
-
-
-def port(argument):
-    """A number of a TCP port."""
-    number = int(argument)
-    if not 0 <= number <= 65535:
-        raise argparse.ArgumentTypeError("%s is not a port; ports are 0 to 65535" % argument)
-    return number

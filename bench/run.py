@@ -34,7 +34,7 @@ BENCH = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(BENCH)
 sys.path[:0] = [ROOT, os.path.join(ROOT, "tests")]
 
-import postgresql           # noqa: E402
+import pgcluster           # noqa: E402
 
 HOST = "127.0.0.1"
 PYTHON2 = os.path.join(ROOT, ".venv-2.7", "bin", "python")
@@ -124,7 +124,7 @@ class OnPostgreSQL(Peer):
     has_all_cores = True
 
     def __init__(self, peer, processes):
-        missing = module("psycopg2") if postgresql.BINARIES else "install postgresql"
+        missing = module("psycopg2") if pgcluster.BINARIES else "install postgresql"
         Peer.__init__(self, peer.command, ["trade50", "trade500"], missing)
         self.processes = processes
 
@@ -132,7 +132,7 @@ class OnPostgreSQL(Peer):
     def database(self, directory):
         for path in (os.path.dirname(directory), directory):
             os.chmod(path, 0o711)           # root's PostgreSQL is another user's
-        with contextlib.closing(postgresql.Cluster(free_port(), parent=directory)) as cluster:
+        with contextlib.closing(pgcluster.Cluster(free_port(), parent=directory)) as cluster:
             os.sync()                       # or the first commits wait for it
             yield cluster.url(cluster.template)
 
@@ -535,7 +535,7 @@ def machine():
     parts = ["%d x %s" % (os.cpu_count(), models[0] if models else platform.machine()),
              "Linux " + platform.release(), "Python " + platform.python_version(),
              "SQLite " + sqlite3.sqlite_version]
-    postgres = os.path.join(postgresql.BINARIES or "", "postgres")
+    postgres = os.path.join(pgcluster.BINARIES or "", "postgres")
     for command, name in ((["redis-server", "--version"], "redis"), (["node", "--version"], "Node"),
                           ([postgres, "--version"], "PostgreSQL")):
         if shutil.which(command[0]):

@@ -15,15 +15,19 @@ import time
 
 import pytest
 
-import postgresql
+import pgcluster
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CLIENT = os.path.join(ROOT, "client.py")
 WAITING = "Waiting for the server ..."     # what it says when an answer takes long
 sys.path.insert(0, ROOT)
 
+import admin        # noqa: E402
+import connection   # noqa: E402
 import db           # noqa: E402
+import log          # noqa: E402
 import server       # noqa: E402
+import service      # noqa: E402
 
 MAX_WORKERS = 64    # of pytest-xdist; each has ports of its own
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % MAX_WORKERS
@@ -55,32 +59,9 @@ def player_environment(**variables):
 
 
 def audit(database):
-    """Hold the ledger of a database against its accounts, as `python db.py verify` does."""
+    """Hold the ledger of a database against its accounts, as `python admin.py verify` does."""
     out = io.StringIO()
-    assert db.verify(db.storage_of(database), out) == 0, out.getvalue()
-
-
-class PatientShop(db.Shop):
-    """Asks again at once for what has to be fetched, where the server does so in its next tick."""
-
-    def again(self, method, *arguments):
-        while True:
-            try:
-                return method(self, *arguments)
-            except db.NotYet:
-                self.fetch()
-
-    def need_all(self, nicknames):
-        self.again(db.Shop.need, None, nicknames)
-
-    def login(self, nickname):
-        return self.again(db.Shop.login, nickname)
-
-    def buy(self, account, item):
-        self.again(db.Shop.buy, account, item)
-
-    def sell(self, account, item):
-        self.again(db.Shop.sell, account, item)
+    assert admin.verify(db.open_storage(database), out) == 0, out.getvalue()
 
 
 class Peer(object):
@@ -245,7 +226,7 @@ both = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=Tr
 on_postgresql = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 
 WHY_NO_POSTGRESQL = "PostgreSQL (initdb, postgres) is not installed"
-if postgresql.BINARIES is not None:
+if pgcluster.BINARIES is not None:
     try:
         import psycopg2         # noqa: F401
         WHY_NO_POSTGRESQL = None
@@ -256,7 +237,7 @@ if postgresql.BINARIES is not None:
 def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line(
         "PostgreSQL: the tests on it were left out, %s." % WHY_NO_POSTGRESQL if WHY_NO_POSTGRESQL
-        else "PostgreSQL: tested with %s" % postgresql.BINARIES)
+        else "PostgreSQL: tested with %s" % pgcluster.BINARIES)
 
 
 @pytest.fixture(scope="session")
@@ -264,7 +245,7 @@ def running_cluster():
     if WHY_NO_POSTGRESQL:
         assert "LAVKA_TEST_POSTGRESQL" not in os.environ, WHY_NO_POSTGRESQL
         pytest.skip(WHY_NO_POSTGRESQL)
-    cluster = postgresql.Cluster(free_port())
+    cluster = pgcluster.Cluster(free_port())
     yield cluster
     cluster.close()
 
@@ -291,7 +272,7 @@ def database(request, directory):
 def connect(database):
     """Another program's connection to a database, in autocommit."""
     if "://" in database:
-        return postgresql.Outside(database)
+        return pgcluster.Outside(database)
     return sqlite3.connect(database, isolation_level=None)
 
 
@@ -335,12 +316,17 @@ class Clock(object):
 class Ticker(object):
     """A Server in this process, whose ticks the test makes, and the sockets of its clients."""
 
-    def __init__(self, path, clock=None, **options):
+    def __init__(self, path, clock=None, prefetches=True, **options):
         self.clock = clock or Clock()
         self.shop = db.Shop(path)
-        self.listener = server.listen("127.0.0.1", 0)
-        self.port = self.listener.getsockname()[1]
-        self.server = server.Server(self.shop, self.listener, clock=self.clock, **options)
+        if not prefetches:
+            self.shop.prefetch = lambda nicknames: None
+        limiter = log.LogRateLimiter(self.clock)
+        self.listener = connection.Listener(connection.listen("127.0.0.1", 0), limiter)
+        self.port = self.listener.sock.getsockname()[1]
+        self.service = service.Service(self.shop, limiter, self.clock)
+        self.server = server.Server(self.service, self.listener, limiter,
+                                    [self.shop.storage, limiter], clock=self.clock, **options)
         self.peers = []
 
     def client(self, nickname=None):
@@ -393,11 +379,9 @@ class Ticker(object):
         for peer in self.peers:
             peer.close()
         for connection in list(self.server.connections):
-            self.server.drop(connection, "test")
+            self.server.abort(connection, "test")
             self.server.close(connection)
         self.server.selector.close()
-        self.server.woken.close()
-        self.server.waker.close()
         self.listener.close()
         self.shop.close()
 

@@ -16,18 +16,21 @@ import time
 
 import pexpect
 import pytest
-from conftest import PATIENCE, ROOT, PatientShop, audit, both, environment, hold
+from conftest import PATIENCE, ROOT, audit, both, environment, hold
 
+import admin
 import db
 from constants import CREDITS_RANGE, ITEMS, MAX_NICKNAME, PAGE_SIZE, WAL_SIZE
 from models import Account
+from sqlite import SQLite
+from storage import CannotOpen
 
 CHEAP = "potion"
 
 
 @pytest.fixture
 def shop(database):
-    shop = PatientShop(database)
+    shop = db.Shop(database)
     yield shop
     shop.close()
 
@@ -152,7 +155,7 @@ def test_refusals_change_nothing(shop, outside):
     assert refusal.data == {"credits": 1, "price": ITEMS[CHEAP]}
     assert refused(shop.sell, account, CHEAP).reason == "item_not_owned"
     assert refused(shop.sell, account, "excalibur").reason == "item_not_owned"
-    assert not account.unsaved and account.row() == (1, "sword")
+    assert not account.is_dirty and account.row() == (1, "sword")
     assert not shop.commit()
     assert rows(outside) == before
 
@@ -209,7 +212,7 @@ def fill_disk(outside, shop):
 
 
 def make_read_only(outside, shop):
-    read_only = ("PRAGMA query_only = %d" if type(shop.storage) is db.SQLite
+    read_only = ("PRAGMA query_only = %d" if type(shop.storage) is SQLite
                  else "SET default_transaction_read_only = %d")
     shop.storage.query(read_only % 1)
     return lambda: shop.storage.query(read_only % 0)
@@ -241,8 +244,8 @@ def test_a_failed_commit_changes_nothing_and_recovers(shop, outside, fault, capl
             assert account.credits == 100 - ITEMS[CHEAP]
             failed = shop.commit()
             assert failed == frozenset([account] + new)
-            assert account.row() == (100, "") and not account.unsaved
-            assert all(one.stored is None and not one.unsaved for one in new)
+            assert account.row() == (100, "") and not account.is_dirty
+            assert all(one.stored is None and not one.is_dirty for one in new)
             assert rows(outside) == before
             assert shop.login("bob")[0].row() == (100, "")      # reads go on
         recover()
@@ -252,7 +255,7 @@ def test_a_failed_commit_changes_nothing_and_recovers(shop, outside, fault, capl
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 2                                   # one of the fault, not a flood
     assert messages[0].startswith('storage_failed error="')
-    assert messages[1] == "storage_works failures=3"
+    assert messages[1] == "storage_recovered failures=3"
 
 
 @both
@@ -372,7 +375,7 @@ def test_one_shop_at_a_time(database, shop, directory):
     link = os.path.join(directory, "link.db")
     os.symlink(database, link)
     for path in (database, link):
-        with pytest.raises(db.CannotOpen) as caught:
+        with pytest.raises(CannotOpen) as caught:
             db.Shop(path)
         assert "another server" in str(caught.value)
     account = open_account(shop)                        # the first is not disturbed
@@ -412,7 +415,7 @@ def test_what_cannot_be_opened(directory, make, says):
     path = os.path.join(directory, "other.db")
     make(path)
     for _ in range(2):          # nor does the attempt leave a lock behind
-        with pytest.raises(db.CannotOpen) as caught:
+        with pytest.raises(CannotOpen) as caught:
             db.Shop(path)
         assert says in str(caught.value) and path in str(caught.value)
     assert make is not make_nothing or not os.path.exists(path)
@@ -545,7 +548,7 @@ def test_what_was_granted_meanwhile_is_spent(shop, outside, database):
 
 
 def grant(path, nickname, credits):
-    db.grant(db.storage_of(path), io.StringIO(), nickname, credits)
+    admin.grant(db.open_storage(path), io.StringIO(), nickname, credits)
 
 
 # --- python db.py: upgrade ------------------------------------------------------------------------
@@ -569,7 +572,7 @@ def old_database(directory):
 
 
 def test_a_file_from_before_the_ledger_is_upgraded(old_database, directory, outside_of):
-    with pytest.raises(db.CannotOpen) as caught:
+    with pytest.raises(CannotOpen) as caught:
         db.Shop(old_database)
     assert "python db.py" in str(caught.value)
     for _ in range(2):                                  # the second time, nothing happens
@@ -783,7 +786,7 @@ def test_verify_finds(played, outside, database, damage, says):
 
 def verify(database):
     out = io.StringIO()
-    return db.verify(db.storage_of(database), out), out.getvalue()
+    return admin.verify(db.open_storage(database), out), out.getvalue()
 
 
 @both
@@ -831,7 +834,7 @@ def test_no_damage_of_a_file_is_too_much_for_the_commands(played, database, dire
             "        assert db.main(command + ['--database', path]) in (0, 1)\n"
             "    try:\n"
             "        db.Shop(path).close()\n"
-            "    except db.CannotOpen:\n"
+            "    except CannotOpen:\n"
             "        pass\n")
     process = subprocess.Popen([sys.executable, "-c", code] + paths, cwd=ROOT, env=environment(),
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -844,7 +847,7 @@ def test_nicknames_have_to_be_unique(database, outside):
     index, = [name for name, in outside.execute(
         "SELECT name FROM sqlite_master WHERE type = 'index' AND name LIKE '%nickname%'")]
     outside.execute("DROP INDEX " + index)
-    with pytest.raises(db.CannotOpen) as caught:
+    with pytest.raises(CannotOpen) as caught:
         db.Shop(database)
     assert "not that of this program" in str(caught.value)
 
@@ -875,14 +878,14 @@ def test_upgrades_at_the_same_time_are_one(old_database, directory):
 
 def test_an_upgrade_that_another_one_has_done_meanwhile(old_database, monkeypatch):
     """Between its first look and its transaction."""
-    lock = db.SQLite._take_lock
+    lock = SQLite._take_lock
 
     def upgrade_and_lock(storage):
-        monkeypatch.setattr(db.SQLite, "_take_lock", lock)
+        monkeypatch.setattr(SQLite, "_take_lock", lock)
         db.create_tables(old_database)
         return lock(storage)
 
-    monkeypatch.setattr(db.SQLite, "_take_lock", upgrade_and_lock)
+    monkeypatch.setattr(SQLite, "_take_lock", upgrade_and_lock)
     db.create_tables(old_database)
     audit(old_database)
 

@@ -103,7 +103,7 @@ def test_storage_that_fails_refuses_changes_goes_on_reading_and_recovers(program
     def calm():
         bob.call("buy", item=CHEAP)
         bob.call("sell", item=CHEAP)
-        return "storage_works failures=" in program.log()
+        return "storage_recovered failures=" in program.log()
 
     wait_for(calm, "the server to say that storage works again")
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from model import Model
 
+import admin
 import db
 from constants import ITEMS
 
@@ -107,7 +108,7 @@ class Sessions(RuleBasedStateMachine):
         """From the command line, while the player may be logged in."""
         before, items = self.model.accounts.get(nickname, (0, []))
         if nickname in self.model.accounts and not self.model.broken and before + credits >= 0:
-            db.grant(db.storage_of(self.database), io.StringIO(), nickname, credits)
+            admin.grant(db.open_storage(self.database), io.StringIO(), nickname, credits)
             self.model.accounts[nickname] = (before + credits, items)
             self.totals[nickname] += credits
 
@@ -134,7 +135,7 @@ class Sessions(RuleBasedStateMachine):
             assert stored == self.model.accounts
             for nickname, (credits, items) in stored.items():
                 assert credits + sum(ITEMS[item] for item in items) == self.totals[nickname]
-            assert set(self.ticker.server.players) == set(self.model.logins.values())
+            assert set(self.ticker.service.players) == set(self.model.logins.values())
 
     def teardown(self):
         if hasattr(self, "ticker"):

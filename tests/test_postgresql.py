@@ -12,14 +12,15 @@ import sys
 import time
 
 import pytest
-from conftest import (ROOT, PatientShop, Peer, Ticker, audit, connect, environment, free_port,
+from conftest import (ROOT, Peer, Ticker, audit, connect, environment, free_port,
                       hold, on_postgresql, reason, request, wait_for)
 
 import db
-import postgresql
+import pgcluster
 import torture
-from client import monotonic
 from constants import ITEMS, STATEMENT_SECONDS, TICK_SECONDS
+from log import monotonic
+from storage import CannotBackUp, ConnectionLost
 
 CHEAP = "potion"
 
@@ -36,7 +37,7 @@ def open_shop():
     opened = []
 
     def open_shop(database):
-        opened.append(PatientShop(database))
+        opened.append(db.Shop(database))
         return opened[-1]
 
     yield open_shop
@@ -163,7 +164,7 @@ def test_no_password_is_told_by_anything(cluster, database, start):
     assert "result" in peer.call("buy", item=CHEAP)
     cluster.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                     "WHERE application_name = 'lavka'")
-    wait_for(lambda: "storage_found" in program.log(), "the server to connect again")
+    wait_for(lambda: "storage_reconnected" in program.log(), "the server to connect again")
     program.kill()
     said = [program.log(), run("db.py", LAVKA_DATABASE=database)[1],
             run("db.py", "--help", LAVKA_DATABASE=database)[1],
@@ -260,13 +261,13 @@ def test_who_lost_the_connection_can_store_nothing(database, open_shop, cluster)
     terminate(cluster, database, first)
     again, created = second.login("bob")                # free at once
     assert not created and again.items == []
-    with pytest.raises(db.ConnectionLost):
+    with pytest.raises(ConnectionLost):
         first.commit()
     assert first.storage.is_lost and not first.has_changes()
     assert log_in_refused(first) == "storage_failed"
     second.buy(again, "torch")
     assert not second.commit()
-    first.storage.reconnect(time.time)
+    first.storage.do_pending_work(time.time)
     assert not first.storage.is_lost and log_in_refused(first) == "nickname_in_use"
     second.logout(again)
     second.commit()
@@ -296,14 +297,14 @@ def test_a_login_of_this_very_tick_is_kept(database, open_shop):
 
 def test_no_room_for_more_nicknames(directory, caplog):
     """What was locked when the room ended is freed again, and nobody else is disturbed."""
-    cluster = postgresql.Cluster(free_port(), ["max_locks_per_transaction=10", "max_connections=20"])
+    cluster = pgcluster.Cluster(free_port(), ["max_locks_per_transaction=10", "max_connections=20"])
     with contextlib.closing(cluster):
         database = cluster.url(cluster.template)
-        with contextlib.closing(PatientShop(database)) as shop:
+        with contextlib.closing(db.Shop(database)) as shop:
             assert "few_locks room_for=200" in caplog.text
             bob, _ = shop.login("bob")
             assert not shop.commit()
-            shop.need_all(["player %d" % number for number in range(30000)])
+            shop.prefetch(["player %d" % number for number in range(30000)])
             assert log_in_refused(shop, "player 7") == "storage_failed"
             assert "out of shared memory" in caplog.text
             shop.buy(bob, CHEAP)
@@ -317,8 +318,8 @@ def test_no_room_for_more_nicknames(directory, caplog):
 
 def test_a_failover(start):
     """The primary dies under load, its replica takes over: nothing that was told is lost."""
-    primary = postgresql.Cluster(free_port())
-    replica = postgresql.Cluster(free_port(), primary=primary)
+    primary = pgcluster.Cluster(free_port())
+    replica = pgcluster.Cluster(free_port(), primary=primary)
     with contextlib.closing(primary), contextlib.closing(replica):
         # Each commit waits for the replica's disk.
         primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
@@ -374,7 +375,7 @@ def test_a_tick_asks_a_few_times_whatever_it_does(database, directory):
                 ticks = 0
                 del asked[:]
                 ticker.tick()
-                while ticker.server.backlog or ticker.shop.has_changes():
+                while ticker.server.runnable or ticker.shop.has_changes():
                     ticks += 1
                     ticker.tick()
                 counts[number, name] = len(asked), ticks
@@ -431,7 +432,7 @@ def test_an_idle_server_notices_at_once(database, start, cluster):
     assert stranger.call("ping")["result"] == "pong"    # who is no player stays
     wait_for(lambda: "result" in stranger.call("login", nickname="bob"), "the database")
     log = program.log()
-    assert 'logout nickname="bob"' in log and "why=storage_lost" in log and "storage_lost error=" in log
+    assert 'logout nickname="bob"' in log and "reason=storage_lost" in log and "storage_lost error=" in log
     program.kill()
 
 
@@ -475,9 +476,9 @@ def test_a_nickname_that_is_taken_again_after_the_loss_is_not_kept(database, ope
     terminate(cluster, database, first)
     assert log_in_refused_by_loss(first)
     first.login("bob")
-    with pytest.raises(db.ConnectionLost):
+    with pytest.raises(ConnectionLost):
         first.commit()
-    first.storage.reconnect(time.time)
+    first.storage.do_pending_work(time.time)
     assert second.login("bob")[0].items == []
     second.commit()
     assert log_in_refused(first) == "nickname_in_use"
@@ -502,8 +503,8 @@ def test_no_table_when_it_connects_again(database, outside):
         for _ in range(20):
             ticker.clock.now += 1
             ticker.tick()
-            assert ticker.shop.storage.is_lost and ticker.server.storage_socket is None
-            assert ticker.server.patience(None) > 0
+            assert ticker.shop.storage.is_lost and ticker.shop.storage.socket is None
+            assert ticker.server.poll_timeout(None) > 0
         outside.execute("ALTER TABLE elsewhere RENAME TO trade")
         ticker.clock.now += 10
         ticker.until(lambda: not ticker.shop.storage.is_lost)
@@ -519,17 +520,17 @@ def test_what_is_left_of_the_last_session_is_ended(cluster, database, open_shop,
     assert not shop.commit()
     try:
         configure(cluster, outside, "synchronous_standby_names", "nobody")
-        shop.storage._answer_seconds = 0.2
+        shop.storage._connector.answer_seconds = 0.2
         shop.buy(account, CHEAP)
-        with pytest.raises(db.ConnectionLost):
+        with pytest.raises(ConnectionLost):
             shop.commit()
-        shop.storage._answer_seconds = STATEMENT_SECONDS
+        shop.storage._connector.answer_seconds = STATEMENT_SECONDS
         configure(cluster, outside, "full_page_writes", "off")
-        shop.storage.reconnect(time.time)               # which it does not accept
+        shop.storage.do_pending_work(time.time)               # which it does not accept
         assert shop.storage.is_lost
         configure(cluster, outside, "full_page_writes", "on")
         shop.storage._retry_at = 0
-        shop.storage.reconnect(time.time)
+        shop.storage.do_pending_work(time.time)
         assert not shop.storage.is_lost
         wait_for(lambda: outside.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
                                          ).fetchone() == (0,), "the nickname to be free")
@@ -570,12 +571,12 @@ def test_locks_that_cannot_be_given_back_are_not_ours(database, open_shop, outsi
     unlock = shop.storage.UNLOCK
     shop.storage.UNLOCK = "SELECT 1 / 0 FROM unnest(%s::text[])"
     shop.logout(ann)
-    assert not shop.commit() and shop.storage.needs_care() and not shop.has_changes()
+    assert not shop.commit() and shop.storage.has_pending_work() and not shop.has_changes()
     assert log_in_refused(shop, "ann") == "storage_failed"
     shop.buy(bob, CHEAP)
     assert not shop.commit()
     shop.storage.UNLOCK = unlock
-    assert not shop.commit() and not shop.storage.needs_care()
+    assert not shop.commit() and not shop.storage.has_pending_work()
     assert not open_shop(database).login("ann")[1]
 
 
@@ -595,13 +596,13 @@ def test_a_database_that_hangs_is_lost(database):
     ticker = Ticker(database)
     with contextlib.closing(ticker):
         peer, _ = ticker.client("bob")
-        assert ticker.shop.storage._answer_seconds == STATEMENT_SECONDS
-        ticker.shop.storage._answer_seconds = 0.1
+        assert ticker.shop.storage._connector.answer_seconds == STATEMENT_SECONDS
+        ticker.shop.storage._connector.answer_seconds = 0.1
         with frozen(database):
             peer.send(request("buy", item=CHEAP))
             ticker.until(lambda: ticker.shop.storage.is_lost)
             assert peer.line() is None
-        ticker.shop.storage._answer_seconds = STATEMENT_SECONDS
+        ticker.shop.storage._connector.answer_seconds = STATEMENT_SECONDS
         wait_for(lambda: session(database, "pid") == [], "the session to end")
         ticker.clock.now += 1
         ticker.until(lambda: not ticker.shop.storage.is_lost)
@@ -633,13 +634,13 @@ def test_in_an_overload_everybodys_turn_comes(database):
     forgotten then."""
     ticker = Ticker(database)
     with contextlib.closing(ticker):
-        apply = ticker.server.apply
+        apply = ticker.service.apply
 
         def apply_slowly(connection):
             ticker.clock.now += TICK_SECONDS / 5
             apply(connection)
 
-        ticker.server.apply = apply_slowly
+        ticker.service.apply = apply_slowly
         pingers = [ticker.client()[0] for _ in range(30)]
         traders = [ticker.client()[0] for _ in range(5)]
         for pinger in pingers:
@@ -691,7 +692,7 @@ def test_a_backup_can_be_restored(cluster, database, directory, open_shop):
     account, _ = shop.login("Боб")
     shop.buy(account, CHEAP)
     assert not shop.commit()
-    path = os.environ["PATH"] + os.pathsep + postgresql.BINARIES
+    path = os.environ["PATH"] + os.pathsep + pgcluster.BINARIES
     copy = os.path.join(directory, "copy.dump")
     assert run("db.py", "backup", copy, "--database", database, PATH=path) == (
         0, "%s has %d bytes\n" % (copy, os.path.getsize(copy)))
@@ -699,7 +700,7 @@ def test_a_backup_can_be_restored(cluster, database, directory, open_shop):
     status, said = run("db.py", "backup", copy, "--database", database, PATH=path)
     assert status == 1 and "exists already" in said
     restored = cluster.url(cluster.create_database())
-    subprocess.check_call([os.path.join(postgresql.BINARIES, "pg_restore"), "--exit-on-error",
+    subprocess.check_call([os.path.join(pgcluster.BINARIES, "pg_restore"), "--exit-on-error",
                            "--dbname", restored, copy])
     audit(restored)
     assert open_shop(restored).login("Боб")[0].row() == account.row()
@@ -718,8 +719,8 @@ def test_a_backup_asks_the_same_hosts(cluster, directory, url, dsn):
     os.chmod(path, 0o755)
     code = ("import sys, db\n"
             "try:\n"
-            "    db.storage_of(sys.argv[1]).copy_to('copy', None)\n"
-            "except db.CommandFailed as failed:\n"
+            "    db.open_storage(sys.argv[1]).copy_to('copy', None)\n"
+            "except CannotBackUp as failed:\n"
             "    sys.stdout.write('%s' % failed)\n")
     said = subprocess.check_output(
         [sys.executable, "-c", code, url], cwd=ROOT,
@@ -739,7 +740,7 @@ def test_a_backup_without_pg_dump(database, directory):
 def test_a_backup_that_fails(cluster, database, directory, open_shop):
     """pg_dump is told what it needs, and says itself what is wrong."""
     storage = open_shop(database).storage
-    storage._hosts[0]["port"] = "1"
-    with pytest.raises(db.CommandFailed) as caught:
+    storage._connector.hosts[0]["port"] = "1"
+    with pytest.raises(CannotBackUp) as caught:
         storage.copy_to(os.path.join(directory, "copy"), None)
     assert "refused" in "%s" % caught.value and cluster.PASSWORD not in "%s" % caught.value

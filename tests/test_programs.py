@@ -292,7 +292,7 @@ def test_a_signal_in_the_middle_of_a_line(program):
 
 # --- the log and the statistics -------------------------------------------------------------------
 
-FORGER = ("eve\n2026-01-01 00:00:00,000 INFO login nickname=\"admin\"\x1b[31m\u202e\" why=\"", "\x9b31m")
+FORGER = ("eve\n2026-01-01 00:00:00,000 INFO login nickname=\"admin\"\x1b[31m\u202e\" reason=\"", "\x9b31m")
 
 
 def test_no_nickname_forges_a_line_or_colours_a_terminal(program):
@@ -303,7 +303,7 @@ def test_no_nickname_forges_a_line_or_colours_a_terminal(program):
         assert reason(other.call("login", nickname=nickname)) == "nickname_in_use"
     for player in players:
         player.close()
-    wait_for(lambda: program.log().count("why=closed") == 2, "both to be gone")
+    wait_for(lambda: program.log().count("reason=closed") == 2, "both to be gone")
     lines = program.log()[begin:].splitlines()
     assert len(lines) == 5                              # two logins, two logouts, a refusal
     assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO (login|logout|refused) ", line)
@@ -337,7 +337,7 @@ def test_start_and_stop_are_logged(start):
                     r'max_clients=\d+$', lines[0])
     assert lines[1].startswith("listening on ") and lines[2].startswith('login nickname="bob"')
     assert lines[3] == "stop clients=1 players=1"
-    assert lines[4].startswith('logout nickname="bob"') and lines[4].endswith(" why=stop")
+    assert lines[4].startswith('logout nickname="bob"') and lines[4].endswith(" reason=stop")
     assert lines[5:] == ["stopped"]
 
 

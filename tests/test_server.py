@@ -17,8 +17,10 @@ import constants
 import db
 import protocol
 import server
+import session
+from connection import NOT_NOW, PEER_GONE, READ, TCP_USER_TIMEOUT, WRITE, Listener, Phase
 from constants import ITEMS
-from server import Phase
+from sqlite import SQLite
 
 CHEAP = "potion"
 PING = request("ping")
@@ -205,7 +207,7 @@ def test_replies_in_portions(ticker):
     sock = faulty(connection, send=[Most(1), errno.EAGAIN, Most(3), errno.EINTR, Most(1)])
     assert ticker.call(peer, "login", nickname="bob")["result"]["created"]
     assert sock.sent[:3] == [1, 3, 1]
-    assert not connection.output and connection.interest == server.READ
+    assert not connection.output and connection.interest == READ
 
 
 def test_pipelined_requests_are_answered_in_order_a_share_in_each_tick(ticker):
@@ -215,13 +217,13 @@ def test_pipelined_requests_are_answered_in_order_a_share_in_each_tick(ticker):
     pipeliner.send(b"".join(request("ping", id=id) for id in range(number)))
     wait_for(lambda: len(arrived(connection)) > len(PING) * number, "all to arrive")
     ticker.tick()
-    assert connection in ticker.server.backlog
+    assert connection in ticker.server.runnable
     other.send(PING)
     replies = ticker.replies(other, 1)                  # long before the pipeliner's last
-    assert replies[0]["result"] == "pong" and connection in ticker.server.backlog
+    assert replies[0]["result"] == "pong" and connection in ticker.server.runnable
     replies = ticker.replies(pipeliner, number)
     assert [reply["id"] for reply in replies] == list(range(number))
-    assert not ticker.server.backlog
+    assert not ticker.server.runnable
 
 
 def test_a_share_is_one_however_often_a_tick_looks(ticker):
@@ -232,7 +234,7 @@ def test_a_share_is_one_however_often_a_tick_looks(ticker):
     peer.send(trades * number)
     wait_for(lambda: len(arrived(connection)) == number * len(trades), "the requests")
     ticker.tick()
-    requests = ticker.server.requests
+    requests = ticker.service.requests
     assert requests["buy"] + requests["sell"] == constants.REQUEST_QUANTUM
     assert len(ticker.replies(peer, 2 * number)) == 2 * number
 
@@ -242,7 +244,7 @@ def arrived(connection):
     try:
         return connection.sock.recv(1 << 20, socket.MSG_PEEK)
     except socket.error as error:
-        if error.errno not in server.NOT_NOW:
+        if error.errno not in NOT_NOW:
             raise
         return b""
 
@@ -253,7 +255,7 @@ def test_a_batch_takes_as_much_of_the_share_as_its_requests(ticker):
     peer.send(batch * 2)
     wait_for(lambda: len(arrived(connection)) == 2 * len(batch), "the batches")
     ticker.tick()
-    assert connection in ticker.server.backlog          # the second waits for the next tick
+    assert connection in ticker.server.runnable          # the second waits for the next tick
     assert [len(replies) for replies in ticker.replies(peer, 2)] == [constants.REQUEST_QUANTUM] * 2
 
 
@@ -264,15 +266,15 @@ def test_a_tick_ends_in_time_and_who_had_no_turn_is_next(ticker, monkeypatch):
         peer.send(PING * 2)
         wait_for(lambda: len(arrived(connection)) == 2 * len(PING), "the requests")
     turns = []
-    monkeypatch.setattr(constants, "REQUEST_QUANTUM", 1)
-    apply = ticker.server.apply
+    monkeypatch.setattr(session, "REQUEST_QUANTUM", 1)
+    apply = ticker.service.apply
 
     def slow_apply(connection):
         turns.append(connection)
         ticker.clock.now += constants.TICK_SECONDS * 1.1
         apply(connection)
 
-    ticker.server.apply = slow_apply
+    ticker.service.apply = slow_apply
     for number in range(1, 7):
         ticker.tick()
         assert len(turns) == number
@@ -283,13 +285,13 @@ def test_a_tick_ends_in_time_and_who_had_no_turn_is_next(ticker, monkeypatch):
 
 def send_while_applied(ticker, method, send):
     """Have `send` called with the connection before each request of that method is applied."""
-    apply = ticker.server.methods[method]
+    apply = ticker.service.methods[method]
 
     def apply_later(connection, argument):
         send(connection)
         return apply(connection, argument)
 
-    ticker.server.methods[method] = apply_later
+    ticker.service.methods[method] = apply_later
 
 
 def test_what_arrives_while_requests_are_applied_is_in_the_same_commit(ticker):
@@ -303,11 +305,11 @@ def test_what_arrives_while_requests_are_applied_is_in_the_same_commit(ticker):
             wait_for(lambda: arrived(later), "the request")
 
     send_while_applied(ticker, "buy", send)
-    commits = ticker.server.shop.commits
+    commits = ticker.shop.commits
     first.send(request("buy", item=CHEAP))
     replies = ticker.replies(first, 1) + ticker.replies(second, 1)
     assert all("result" in reply for reply in replies)
-    assert ticker.server.shop.commits == commits + 1
+    assert ticker.shop.commits == commits + 1
 
 
 @pytest.mark.parametrize("method, looks", [("buy", constants.POLLS_PER_COMMIT), ("ping", 1)])
@@ -325,7 +327,7 @@ def test_a_tick_looks_for_more_a_few_times_and_only_before_a_commit(ticker, meth
     peer.send(line)
     wait_for(lambda: arrived(connection), "the request")
     ticker.tick()
-    assert len(asked) == looks and not ticker.server.backlog
+    assert len(asked) == looks and not ticker.server.runnable
     ticker.tick()
     assert len(asked) > looks           # the others came in the next tick
 
@@ -335,7 +337,7 @@ def test_a_tick_looks_for_more_a_few_times_and_only_before_a_commit(ticker, meth
 def test_who_closes_and_connects_again_gets_the_nickname(ticker, unread):
     """Both come in the same tick, and so does the login; PostgreSQL is asked for the account of the
     one, and then of the other."""
-    ticks = 1 if type(ticker.shop.storage) is db.SQLite else 3
+    ticks = 1 if type(ticker.shop.storage) is SQLite else 3
     for _ in range(5):
         peer, connection = ticker.client("bob")
         peer.send(unread)
@@ -347,12 +349,12 @@ def test_who_closes_and_connects_again_gets_the_nickname(ticker, unread):
             ticker.tick()
         assert "result" in again.line()
         again.close()
-        ticker.until(lambda: not ticker.server.players)
+        ticker.until(lambda: not ticker.service.players)
 
 
 def test_a_nickname_whose_player_leaves_with_replies_unread_is_in_use(ticker, monkeypatch):
     """And to say so takes one tick, while that player's last requests wait."""
-    monkeypatch.setattr(constants, "HIGH_WATER", 1000)
+    monkeypatch.setattr(session, "HIGH_WATER", 1000)
     peer, connection = ticker.client("bob")
     faulty(connection, send=[errno.EAGAIN] * 50)
     peer.send(PING * 200)
@@ -391,17 +393,17 @@ def test_reading_takes_nobodys_turn(ticker):
 
 def test_with_work_left_the_loop_does_not_sleep(ticker):
     peer, connection = ticker.client()
-    assert ticker.server.patience(None) is not None     # until the login deadline is looked at
-    ticker.server.backlog[connection] = None
-    assert ticker.server.patience(None) == 0
-    ticker.server.backlog.clear()
+    assert ticker.server.poll_timeout(None) is not None     # until the login deadline is looked at
+    ticker.server.runnable[connection] = None
+    assert ticker.server.poll_timeout(None) == 0
+    ticker.server.runnable.clear()
 
 
 def test_a_loop_with_only_idle_players_sleeps_until_an_event(ticker):
     ticker.client("bob")
     ticker.clock.now += constants.SWEEP_SECONDS
     ticker.tick()
-    assert ticker.server.patience(None) is None
+    assert ticker.server.poll_timeout(None) is None
 
 
 def test_a_line_that_is_too_long_is_answered_after_those_before_it_and_closed(ticker):
@@ -412,7 +414,7 @@ def test_a_line_that_is_too_long_is_answered_after_those_before_it_and_closed(ti
         assert replies[0]["result"] == "pong"
         assert replies[1]["id"] is None and replies[1]["error"]["code"] == -32600
         assert reason(replies[1]) == "line_too_long"
-        assert "bob" not in ticker.server.players
+        assert "bob" not in ticker.service.players
         peer.sock.setblocking(True)
         assert peer.line() is None                      # the end comes after the reply
         peer.close()
@@ -432,17 +434,17 @@ def test_a_client_that_goes_on_sending_still_gets_the_reply(ticker):
 
 
 def test_a_client_that_does_not_read_is_not_read(ticker, monkeypatch):
-    monkeypatch.setattr(constants, "HIGH_WATER", 15000)
+    monkeypatch.setattr(session, "HIGH_WATER", 15000)
     peer, connection = ticker.client("bob")
     sock = faulty(connection, send=[errno.EAGAIN] * 1000)
     peer.send(PING * 3000)
-    ticker.until(lambda: len(connection.output) >= constants.HIGH_WATER)
+    ticker.until(lambda: len(connection.output) >= session.HIGH_WATER)
     for _ in range(10):
         ticker.tick()
     share = constants.REQUEST_QUANTUM * 60
-    assert len(connection.output) < constants.HIGH_WATER + share
-    assert connection.interest == server.WRITE
-    assert connection not in ticker.server.backlog
+    assert len(connection.output) < session.HIGH_WATER + share
+    assert connection.interest == WRITE
+    assert connection not in ticker.server.runnable
     del sock.send_faults[:]
     assert len(ticker.replies(peer, 3000)) == 3000
 
@@ -454,7 +456,7 @@ def test_closing_frees_the_nickname_in_the_same_tick(ticker, caplog):
         peer, connection = ticker.client("bob")
         leave(peer)
         ticker.until(lambda: connection not in ticker.server.connections)
-        assert ticker.server.players == {}
+        assert ticker.service.players == {}
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
@@ -464,7 +466,7 @@ def test_a_half_closed_connection_gets_its_replies(ticker):
     peer.sock.shutdown(socket.SHUT_WR)
     assert len(ticker.replies(peer, 100)) == 100
     ticker.until(lambda: connection.phase is Phase.CLOSED)
-    assert ticker.server.players == {}
+    assert ticker.service.players == {}
 
 
 @both
@@ -474,7 +476,7 @@ def test_closing_between_request_and_reply(ticker, database):
     peer.close()
     ticker.until(lambda: connection.phase is Phase.CLOSED)
     assert account_of(database, "bob")[1] == CHEAP      # it was asked for, and it happened once
-    assert ticker.server.players == {}
+    assert ticker.service.players == {}
 
 
 def test_closing_during_login(ticker):
@@ -483,21 +485,21 @@ def test_closing_during_login(ticker):
         peer.send(request("login", nickname="bob"))
         leave(peer)
         ticker.until(lambda: connection.phase is Phase.CLOSED)
-        assert ticker.server.players == {}
+        assert ticker.service.players == {}
 
 
-@pytest.mark.parametrize("number", sorted(server.PEER_GONE))
+@pytest.mark.parametrize("number", sorted(PEER_GONE))
 @pytest.mark.parametrize("operation", ["recv", "send"])
 def test_errors_of_a_peer_that_is_gone_end_the_connection_quietly(ticker, caplog, number, operation):
     peer, connection = ticker.client("bob")
     peer.send(PING)
     faulty(connection, **{str(operation): [number]})
     ticker.until(lambda: connection.phase is Phase.CLOSED)
-    assert ticker.server.players == {} and connection not in ticker.server.connections
+    assert ticker.service.players == {} and connection not in ticker.server.connections
     assert not caplog.records
 
 
-@pytest.mark.parametrize("number", sorted(server.NOT_NOW))
+@pytest.mark.parametrize("number", sorted(NOT_NOW))
 def test_errors_that_mean_not_now_change_nothing(ticker, number):
     peer, connection = ticker.client("bob")
     faulty(connection, recv=[number], send=[number])
@@ -509,7 +511,7 @@ def test_an_error_that_nobody_expects_is_logged_and_ends_the_connection(ticker, 
     faulty(connection, recv=[errno.EIO])
     peer.send(PING)
     ticker.until(lambda: connection.phase is Phase.CLOSED)
-    assert ticker.server.players == {}
+    assert ticker.service.players == {}
     assert "socket_failed error=EIO peer=127.0.0.1:" in caplog.text
 
 
@@ -567,7 +569,7 @@ def test_who_takes_no_reply_is_closed(ticker):
     assert connection in ticker.server.connections
     pass_time(ticker, 1)
     assert connection not in ticker.server.connections
-    assert ticker.server.players == {}
+    assert ticker.service.players == {}
 
 
 # --- too many clients -----------------------------------------------------------------------------
@@ -598,7 +600,7 @@ def test_beyond_the_refused_the_next_wait_in_the_kernel(make_ticker, monkeypatch
     waiting = Peer(ticker.port)
     for _ in range(5):
         ticker.tick()
-    assert len(ticker.server.connections) == 2 and not ticker.server.accepting
+    assert len(ticker.server.connections) == 2 and not ticker.listener.is_registered
     refused.close()
     assert reason(ticker.replies(waiting, 1)[0]) == "server_full"
     waiting.close()
@@ -623,10 +625,10 @@ class FaultyListener(object):
 
 
 def fail_accept(ticker, *faults):
-    ticker.server.selector.unregister(ticker.listener)
-    ticker.server.listener = FaultyListener(ticker.listener, list(faults))
-    ticker.server.selector.register(ticker.server.listener, server.READ)
-    return ticker.server.listener
+    ticker.server.selector.unregister(ticker.listener.sock)
+    ticker.listener.sock = FaultyListener(ticker.listener.sock, list(faults))
+    ticker.server.selector.register(ticker.listener.sock, READ, ticker.listener)
+    return ticker.listener.sock
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM,
@@ -639,7 +641,7 @@ def test_out_of_descriptors_the_listener_rests(ticker, caplog, number):
     for _ in range(10):
         ticker.tick()
     assert listener.accepts == 1                        # no spinning
-    assert ticker.server.patience(None) > 0
+    assert ticker.server.poll_timeout(None) > 0
     assert ticker.call(player, "buy", item=CHEAP)["result"]
     ticker.clock.now += constants.ACCEPT_PAUSE_SECONDS
     ticker.tick()
@@ -648,7 +650,7 @@ def test_out_of_descriptors_the_listener_rests(ticker, caplog, number):
     waiting.close()
 
 
-@pytest.mark.parametrize("number", sorted(server.NOT_NOW | server.PEER_GONE))
+@pytest.mark.parametrize("number", sorted(NOT_NOW | PEER_GONE))
 def test_other_errors_of_accept_cost_nobody_else(ticker, caplog, number):
     fail_accept(ticker, number)
     peer = Peer(ticker.port)
@@ -744,7 +746,7 @@ def test_logins_and_a_failed_commit(ticker, database):
     assert "result" in ticker.replies(known, 1)[0]      # nothing to store
     assert reason(ticker.replies(new, 1)[0]) == "storage_failed"
     assert ticker.replies(quiet, 1)[0]["result"] == "pong"
-    assert set(ticker.server.players) == {"known"}
+    assert set(ticker.service.players) == {"known"}
     assert news.account is None and quiets.account is None
     assert account_of(database, "new") is None
     assert reason(ticker.call(new, "buy", item=CHEAP)) == "not_logged_in"
@@ -764,7 +766,7 @@ def test_a_login_in_the_tick_of_a_trade_that_fails(ticker, database):
     holder = locked(database)
     first.send(request("buy", item=CHEAP) + request("logout")
                + request("login", nickname="bob") + request("logout"))
-    ticker.until(lambda: "bob" not in ticker.server.players)
+    ticker.until(lambda: "bob" not in ticker.service.players)
     replies = ticker.replies(first, 4)
     assert [r.get("result") or reason(r) for r in replies] == [
         "storage_failed", True, "storage_failed", True]
@@ -774,7 +776,7 @@ def test_a_login_in_the_tick_of_a_trade_that_fails(ticker, database):
     assert "result" in replies[0]                       # the row was there, and was told truly
     assert [reason(replies[1]), replies[2]["result"], reason(replies[3])] == [
         "storage_failed", True, "storage_failed"]
-    assert ticker.server.players == {} and firsts.account is None
+    assert ticker.service.players == {} and firsts.account is None
     assert account_of(database, "bob") == before
     holder.execute("ROLLBACK")
     assert ticker.call(second, "login", nickname="bob")["result"]["account"]["credits"] == before[0]
@@ -791,7 +793,7 @@ def test_a_failed_login_does_not_end_the_next_one_in_its_tick(ticker, database):
     replies = ticker.replies(peer, 4)
     assert [reply.get("result") is not None or reason(reply) for reply in replies] == [
         "storage_failed", True, True, "storage_failed"]
-    assert ticker.server.players == {"known": connection}
+    assert ticker.service.players == {"known": connection}
     holder.execute("ROLLBACK")
     assert "result" in ticker.call(peer, "buy", item=CHEAP)
     holder.close()
@@ -813,7 +815,7 @@ def test_a_row_that_cannot_be_used_costs_only_its_player(ticker, database, chang
     assert "result" in ticker.replies(ann, 1)[0]
     assert reason(ticker.call(bob, "buy", item=CHEAP)) == "not_logged_in"
     assert reason(ticker.call(bob, "login", nickname="bob")) == "storage_failed"
-    assert set(ticker.server.players) == {"ann"}
+    assert set(ticker.service.players) == {"ann"}
     outside.execute("UPDATE account SET credits = 50, items = '' WHERE nickname = 'bob'")
     assert "result" in ticker.call(bob, "login", nickname="bob")
     outside.close()
@@ -861,7 +863,7 @@ def test_a_row_changed_from_outside_in_a_tick_fails_one_player_once(ticker, data
     commit = ticker.shop.commit
 
     def change_and_commit():
-        if ticker.shop._unsaved:
+        if ticker.shop._dirty:
             ticker.shop.commit = commit
             with contextlib.closing(connect(database)) as connection:
                 connection.execute("UPDATE account SET credits = 99, items = 'bow' "
@@ -957,11 +959,11 @@ def test_the_socket_options(ticker):
         assert option(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 10
         assert option(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 5
         assert option(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == 3
-        assert option(socket.IPPROTO_TCP, server.TCP_USER_TIMEOUT) == 20000
+        assert option(socket.IPPROTO_TCP, TCP_USER_TIMEOUT) == 20000
 
 
 def test_every_method_of_the_table_is_served(ticker):
-    assert set(ticker.server.methods) == set(protocol.METHODS)
+    assert set(ticker.service.methods) == set(protocol.METHODS)
 
 
 # --- statistics -----------------------------------------------------------------------------------
@@ -1058,7 +1060,7 @@ def test_each_event_is_a_line(ticker, lines):
         'refused reason=parse_error method=- param=- nickname=- peer=127.0.0.1:N']
     ticker.call(peer, "logout")
     ticker.call(peer, "login", nickname="bob")
-    assert lines() == ['logout nickname="bob" peer=127.0.0.1:N why=logout',
+    assert lines() == ['logout nickname="bob" peer=127.0.0.1:N reason=logout',
                        'login nickname="bob" peer=127.0.0.1:N created=no']
 
 
@@ -1092,22 +1094,22 @@ def take_nothing(ticker, peer, connection):
 
 @pytest.mark.parametrize("how, why", [
     (close, "closed"), (reset, "ECONNRESET"), (too_long, "line_too_long"),
-    (take_nothing, "no_progress")])
+    (take_nothing, "write_stall")])
 def test_why_a_connection_ended(ticker, lines, how, why):
     ends(ticker, how)
     told = [line for line in lines() if line.startswith(("logout", "closed"))]
-    assert told == ['logout nickname="bob" peer=127.0.0.1:N why=%s' % why,
-                    "closed why=%s peer=127.0.0.1:N" % why]
+    assert told == ['logout nickname="bob" peer=127.0.0.1:N reason=%s' % why,
+                    "closed reason=%s peer=127.0.0.1:N" % why]
 
 
 def test_why_a_connection_without_a_login_ended(make_ticker, lines):
     ticker = make_ticker(max_clients=1)
     ticker.client()
     ticker.client()
-    assert lines()[-1] == "closed why=server_full peer=127.0.0.1:N"
+    assert lines()[-1] == "closed reason=server_full peer=127.0.0.1:N"
     ticker.clock.now += constants.LOGIN_SECONDS
     ticker.tick()
-    assert lines() == ["closed why=no_login peer=127.0.0.1:N"]
+    assert lines() == ["closed reason=login_timeout peer=127.0.0.1:N"]
 
 
 @both
@@ -1126,9 +1128,9 @@ def test_a_login_that_could_not_be_stored(ticker, database, lines, monkeypatch):
     holder.close()
     peer.send(request("login", nickname="bob") + request("logout"))
     ticker.replies(peer, 2)
-    assert lines() == ["storage_works failures=2",
+    assert lines() == ["storage_recovered failures=2",
                        'login nickname="bob" peer=127.0.0.1:N created=yes',
-                       'logout nickname="bob" peer=127.0.0.1:N why=logout']
+                       'logout nickname="bob" peer=127.0.0.1:N reason=logout']
 
 
 def test_a_flood_is_one_line_and_a_count(ticker, lines):
@@ -1137,7 +1139,7 @@ def test_a_flood_is_one_line_and_a_count(ticker, lines):
     for _ in range(7):
         ticker.exchange(peer, b"?\n")
     assert len(lines()) == 1
-    assert ticker.server.patience(None) <= constants.SWEEP_SECONDS      # the count comes in time
+    assert ticker.server.poll_timeout(None) <= constants.SWEEP_SECONDS      # the count comes in time
     ticker.clock.now += constants.LOG_SUMMARY_SECONDS
     ticker.tick()
     assert lines() == ["refused reason=parse_error times=6"]
@@ -1148,7 +1150,7 @@ def test_a_flood_is_one_line_and_a_count(ticker, lines):
     assert lines() == ["refused reason=parse_error times=3"]
     ticker.clock.now += constants.LOG_SUMMARY_SECONDS
     ticker.tick()
-    assert not ticker.server.floods.others              # calm again: the next one has a line
+    assert not ticker.service.limiter.suppressed              # calm again: the next one has a line
     ticker.exchange(peer, b"?\n")
     assert lines() == ['refused reason=parse_error method=- param=- nickname="bob" peer=127.0.0.1:N']
 
@@ -1170,7 +1172,7 @@ def test_a_flood_from_the_storage_is_one_line_and_a_count(program):
 
 def test_a_flood_of_defects_is_one_traceback(ticker, caplog):
     peer, _ = ticker.client()
-    ticker.server.methods["ping"] = lambda connection, _: 1 // 0
+    ticker.service.methods["ping"] = lambda connection, _: 1 // 0
     for _ in range(5):
         assert reason(ticker.call(peer, "ping")) == "internal_error"
     ticker.clock.now += constants.LOG_SUMMARY_SECONDS

@@ -29,7 +29,7 @@ from conftest import (PATIENCE, WHY_NO_POSTGRESQL, Peer, Program, audit, connect
                       request, wait_for)
 from model import Model
 
-import postgresql
+import pgcluster
 import protocol
 from constants import (CREDITS_RANGE, HIGH_WATER, ITEMS, MAX_BATCH, MAX_LINE,
                        REQUEST_QUANTUM)
@@ -577,7 +577,7 @@ def kill_the_database(start, rng, rounds, cluster):
         answers += lose_the_database(traders, servers, rng, restore)
     for server in servers:
         expect(server.log().count("storage_lost error=") == rounds, "it was lost", rounds, "times")
-        expect("storage_works" not in server.log() and "Traceback" not in server.log(), "a defect")
+        expect("storage_recovered" not in server.log() and "Traceback" not in server.log(), "a defect")
     return {"kills of PostgreSQL": rounds, "acknowledged": answers}
 
 
@@ -686,7 +686,7 @@ def main():
 
             try:
                 if fault in CLUSTER_FAULTS:
-                    cluster = cluster or postgresql.Cluster(free_port())
+                    cluster = cluster or pgcluster.Cluster(free_port())
                     database = cluster.url(cluster.create_database(cluster.template))
                     start = starter(directory, programs, database=database)
                     counted = fault(start, random.Random(seed), size, cluster)

@@ -1,0 +1,329 @@
+# -*- coding: utf-8 -*-
+"""The accounts in a PostgreSQL database that several servers share.
+
+A server holds the nicknames of its players, and no others, by an advisory lock for each, of the very
+session that stores the accounts (postgresql.org/docs/current/explicit-locking.html). Fencing: a
+server that is gone has no locks, and one that lost its session can store nothing for players who
+may be logged in elsewhere.
+
+A round trip takes longer than all the rest of a request. So a tick makes a few, however many players
+trade: `prefetch` locks and reads what the tick needs, `save` stores all changes, `unlock_released`
+gives back the nicknames of ended logins.
+"""
+from __future__ import unicode_literals
+
+import contextlib
+import itertools
+import logging
+import socket
+import time
+
+import peewee
+
+from constants import BUSY_SECONDS, MAX_CLIENTS, RETRY_SECONDS, STATEMENT_SECONDS
+from models import TABLES, Account
+from postgresql_connection import Connector, array, columns
+from storage import (STORAGE_ERRORS, CannotOpen, ConnectionLost, HeldElsewhere, Storage,
+                     check_schema, check_usable, describe)
+from text import quote
+
+log = logging.getLogger("lavka.postgresql")
+
+# What `prefetch` can find out about a nickname, besides its row or None.
+_HELD_ELSEWHERE, _UNREAD = "held elsewhere", "unread"
+
+
+class PostgreSQL(Storage):
+    """The accounts in one database; see `Storage` for what each method does."""
+
+    SELECT_TO_CHANGE = Storage.SELECT + " FOR UPDATE"
+    MOMENT = "to_char(to_timestamp(time) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')"
+    # Lock and read separately: a combined statement would read a snapshot older than the lock, and
+    # the server that held the nickname may have stored something since.
+    LOCK = ("SELECT nickname, pg_try_advisory_lock(hashtextextended(nickname, 0)) "
+            "FROM unnest(%s::text[]) AS nickname")
+    UNLOCK = ("SELECT count(pg_advisory_unlock(hashtextextended(nickname, 0))) "
+              "FROM unnest(%s::text[]) AS nickname")
+    ROWS = "SELECT nickname, id, credits, items FROM account WHERE nickname = ANY(%s::text[])"
+    # One statement is one transaction. It inserts new accounts, unless the nickname exists; updates
+    # known ones whose row is as it was loaded; records the ledger of both; returns those stored.
+    SAVE = """
+        WITH opened AS (
+            INSERT INTO account (nickname, credits, items)
+            SELECT * FROM unnest(%s::text[], %s::bigint[], %s::text[])
+            ON CONFLICT (nickname) DO NOTHING
+            RETURNING nickname, id),
+        saved AS (
+            UPDATE account SET credits = new.credits, items = new.items
+            FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::bigint[],
+                        %s::text[])
+                AS new (nickname, id, credits, items, loaded_credits, loaded_items)
+            WHERE account.id = new.id AND account.nickname = new.nickname
+                AND account.credits = loaded_credits AND account.items = loaded_items
+            RETURNING account.nickname, account.id),
+        stored AS (SELECT * FROM opened UNION ALL SELECT * FROM saved),
+        recorded AS (
+            INSERT INTO trade (account_id, time, what, item, price, credits)
+            SELECT stored.id, %s, what, item, price, credits
+            FROM unnest(%s::text[], %s::text[], %s::text[], %s::bigint[], %s::bigint[])
+                WITH ORDINALITY AS change (nickname, what, item, price, credits, number)
+            JOIN stored USING (nickname) ORDER BY number)
+        SELECT * FROM stored"""
+
+    def __init__(self, url):
+        self._connector = Connector(url)
+        self.name = self._connector.name
+        self._session = None            # pid and start of this session's backend process
+        self._loss_reported = True      # whether `unlock_released` has raised ConnectionLost
+        self._retry_error = None        # last logged error of connecting again
+        self._retry_at = 0              # time of the next attempt to connect
+        self._retry_pause = RETRY_SECONDS[0]    # seconds until the attempt after it
+        self._tick = 0                  # number of ticks so far
+        self._prefetched = {}           # nickname -> row, None, _HELD_ELSEWHERE, _UNREAD; this tick's
+        self._held = set()              # nicknames of players, locked
+        self._released = set()          # nicknames of no player, locked
+        self._lock_unknown = set()      # nicknames whose lock or unlock failed
+
+    # --- for a server: opening --------------------------------------------------------------------
+
+    def serve(self):
+        self._connector.busy_seconds = BUSY_SECONDS
+        self._connector.answer_seconds = STATEMENT_SECONDS
+        self._open(TABLES)
+        self._begin_session()
+        room, = self.query("SELECT current_setting('max_locks_per_transaction')::bigint * "
+                           "(current_setting('max_connections')::bigint "
+                           "+ current_setting('max_prepared_transactions')::bigint)").fetchone()
+        if room < MAX_CLIENTS:
+            log.warning("few_locks room_for=%d: players of all servers together; a greater "
+                        "max_locks_per_transaction has room for more", room)
+
+    def close(self):
+        self.database.close()
+        if self.socket is not None:
+            self.socket.close()
+
+    # --- for a server: accounts -------------------------------------------------------------------
+
+    def prefetch(self, nicknames):
+        wanted = set(nicknames).difference(self._prefetched)
+        if not wanted or self.is_lost:
+            return
+        self._prefetched.update(dict.fromkeys(wanted, _UNREAD))
+        wanted -= self._lock_unknown
+        self._lock(wanted - self._held - self._released)
+        ours = [nickname for nickname in wanted
+                if self._prefetched[nickname] is not _HELD_ELSEWHERE]
+        rows = self._rows(ours)
+        self._prefetched.update((nickname, rows.get(nickname)) for nickname in ours)
+
+    def _lock(self, nicknames):
+        if nicknames:
+            self._lock_unknown |= nicknames     # unless the statement succeeds
+            for nickname, is_locked in self._run(self.LOCK, array(nicknames)).fetchall():
+                if is_locked:
+                    self._released.add(nickname)
+                else:
+                    self._prefetched[nickname] = _HELD_ELSEWHERE
+            self._lock_unknown -= nicknames
+
+    def _rows(self, nicknames):
+        """Return {nickname: row} of those that have an account."""
+        if not nicknames:
+            return {}
+        return {row[0]: row[1:] for row in self._run(self.ROWS, array(nicknames)).fetchall()}
+
+    def load(self, nickname):
+        if nickname not in self._prefetched:
+            self.prefetch([nickname])
+        if self.is_lost:
+            raise peewee.OperationalError("there is no connection")
+        row = self._prefetched[nickname]
+        if row is _HELD_ELSEWHERE:
+            raise HeldElsewhere()
+        if row is _UNREAD:
+            raise peewee.OperationalError("it could not be read")
+        return check_usable(row)
+
+    def data_version(self):
+        """See `Storage`. Each tick has another one: asking costs as much as reading the rows."""
+        return self._tick
+
+    def save(self, rows, ledger):
+        opened = [account for account in rows if account.stored is None]
+        parameters = (
+            columns([(account.nickname,) + rows[account] for account in opened], 3)
+            + columns([(account.nickname, account.id) + rows[account] + account.stored[1:]
+                        for account in rows if account.stored is not None], 6)
+            + [int(time.time())]
+            + columns([(change[0].nickname,) + change[1:] for change in ledger], 5))
+        ids = dict(self._run(self.SAVE, *parameters).fetchall())
+        for account in opened:
+            account.id = ids.get(account.nickname)
+        conflicts = [account for account in rows if account.nickname not in ids]
+        if not conflicts:
+            return {}
+        try:
+            current = self._rows([account.nickname for account in conflicts])
+        except peewee.PeeweeException:          # the other accounts are stored all the same
+            return {account: account.stored for account in conflicts}
+        return {account: current.get(account.nickname) for account in conflicts}
+
+    # --- for a server: nicknames ------------------------------------------------------------------
+
+    def hold(self, nickname):
+        if not self.is_lost:
+            self._released.discard(nickname)
+            self._held.add(nickname)
+
+    def release(self, nickname):
+        if nickname in self._held:              # otherwise it was lost with the connection
+            self._held.discard(nickname)
+            self._released.add(nickname)
+
+    def has_released(self):
+        return bool(self._released)
+
+    def unlock_released(self):
+        self._prefetched = {}
+        self._tick += 1
+        self._lock_unknown |= self._released
+        self._released = set()
+        if self._lock_unknown:
+            try:
+                self._run(self.UNLOCK, array(self._lock_unknown))
+                self._lock_unknown = set()
+            except peewee.PeeweeException as error:     # the next tick tries again
+                if not self.is_lost:            # a lost connection has freed all of them
+                    log.error("unlock_failed error=%s", quote(describe(error)))
+        if not self._loss_reported:
+            self._loss_reported = True
+            raise ConnectionLost()
+
+    def _run(self, sql, *parameters):
+        """Execute a statement of the server. Raises one of STORAGE_ERRORS."""
+        if self.is_lost:
+            raise peewee.OperationalError("there is no connection")
+        try:
+            return self.database.execute_sql(sql, parameters)
+        except peewee.PeeweeException as error:
+            if self.database.connection().closed:
+                self._lose(error)
+            raise
+
+    # --- for the event loop -------------------------------------------------------------------------
+
+    def on_readable(self):
+        if not self.is_lost:
+            try:
+                self.database.connection().poll()
+            except self._connector.driver.Error as error:
+                self._lose(error)
+
+    def has_pending_work(self):
+        return self.is_lost or bool(self._lock_unknown)
+
+    def do_pending_work(self, clock):
+        """See `Storage`. Connects again, if the connection is lost and the time has come."""
+        begin = clock()
+        if not self.is_lost or begin < self._retry_at:
+            return
+        try:
+            self._open(TABLES)
+            # The last session may outlive its connection, and with it the locks.
+            self.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                       "WHERE pid = ? AND backend_start = ?", *self._session)
+            self._begin_session()
+        except (CannotOpen, peewee.PeeweeException, socket.error) as error:
+            self.database.close()
+            if describe(error) != self._retry_error:
+                self._retry_error = describe(error)
+                log.error("storage_unreachable error=%s", quote(self._retry_error))
+            took = clock() - begin          # no client was served meanwhile
+            self._retry_at = begin + took + max(took, self._retry_pause)
+            self._retry_pause = min(2 * self._retry_pause, RETRY_SECONDS[1])
+        else:
+            self.is_lost = False
+            self._retry_error = None
+            log.warning("storage_reconnected")
+
+    def _begin_session(self):
+        """Make this connection's session the one that holds nicknames."""
+        self._session = self.query("SELECT pid, backend_start FROM pg_stat_activity "
+                                   "WHERE pid = pg_backend_pid()").fetchone()
+        # A duplicate: the driver closes its own descriptor when it likes, and the loop would watch
+        # whatever gets the same number next.
+        self.socket = socket.fromfd(self.database.connection().fileno(), socket.AF_INET,
+                                    socket.SOCK_STREAM)
+
+    def _lose(self, error):
+        """Give up the connection, and with it the hold on every nickname."""
+        if not self.is_lost:
+            log.error("storage_lost error=%s", quote(describe(error)))
+            self.is_lost = True
+            self._loss_reported = False
+            self.database.close()
+            self.socket = None
+            self._retry_at = 0
+            self._retry_pause = RETRY_SECONDS[0]
+            for nicknames in (self._prefetched, self._held, self._released, self._lock_unknown):
+                nicknames.clear()
+
+    # --- for the commands ---------------------------------------------------------------------------
+
+    def create_tables(self):
+        self.database = self._connector.connect()
+        try:
+            with self.database.bind_ctx(TABLES), self._transaction():
+                # Serialize concurrent runs. Skip existing tables: CREATE would block running servers.
+                self.query("SELECT pg_advisory_xact_lock(hashtextextended('', 0))")
+                if not Account.table_exists():
+                    self.database.create_tables(TABLES)
+                check_schema(self.database, self.name, TABLES)
+        except STORAGE_ERRORS as error:
+            raise CannotOpen("cannot create the tables in %s: %s" % (self.name, describe(error)))
+        finally:
+            self.database.close()
+
+    def _open(self, models):
+        """Connect to a database that has the tables of the models. Raises CannotOpen."""
+        self.database = self._connector.connect()
+        try:
+            check_schema(self.database, self.name, models)
+        except CannotOpen:
+            self.database.close()
+            raise
+        self.engine = self._connector.engine
+
+    @contextlib.contextmanager
+    def reading(self, models=TABLES):
+        self._open(models)
+        with contextlib.closing(self.database):
+            yield
+
+    @contextlib.contextmanager
+    def changing(self):
+        self._open(TABLES)
+        with contextlib.closing(self.database), self._transaction():
+            yield
+
+    @contextlib.contextmanager
+    def _transaction(self):
+        """A transaction; after an exception the caller undoes it by closing the connection."""
+        self.database.begin()
+        yield
+        self.database.commit()
+
+    def query(self, sql, *parameters):
+        return self.database.execute_sql(sql.replace("?", "%s"), parameters)
+
+    def stream(self, sql):
+        self.query("DECLARE stream NO SCROLL CURSOR FOR " + sql)
+        fetch = iter(lambda: self.query("FETCH 10000 FROM stream").fetchall(), [])
+        return itertools.chain.from_iterable(fetch)
+
+    def begin_reading(self, progress):
+        self.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+
+    def copy_to(self, path, progress):
+        self._connector.dump(path)

@@ -1,0 +1,229 @@
+# -*- coding: utf-8 -*-
+"""Connecting to PostgreSQL: the URL, its hosts, the settings of a session, waiting, pg_dump."""
+from __future__ import unicode_literals
+
+import errno
+import os
+import re
+import select
+import subprocess
+import sys
+
+import peewee
+
+from constants import (COMMAND_BUSY_SECONDS, CONNECT_SECONDS, KEEPALIVE_IDLE_SECONDS,
+                       KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES, USER_TIMEOUT_SECONDS)
+from storage import CannotBackUp, CannotOpen, describe
+from text import escape
+
+
+class Connector(object):
+    """Connects to the database of a URL, on the first of its hosts where a commit is durable.
+
+    `name` is the URL without its password, `engine` the database system connected to last. Raises
+    CannotOpen where the URL or the driver is of no use.
+    """
+
+    # The settings of each session; those that a PostgreSQL is too old for are left out. The only
+    # timeout is that of a lock: a commit that waits for a replica and is cancelled reports success.
+    # The TCP settings let PostgreSQL notice that a server's machine vanished, and free its locks.
+    SETTINGS = [
+        ("statement_timeout", "0"), ("transaction_timeout", "0"), ("idle_session_timeout", "0"),
+        ("default_transaction_isolation", "read committed"),
+        ("default_transaction_read_only", "off"),
+        ("tcp_keepalives_idle", "%d" % KEEPALIVE_IDLE_SECONDS),
+        ("tcp_keepalives_interval", "%d" % KEEPALIVE_INTERVAL_SECONDS),
+        ("tcp_keepalives_count", "%d" % KEEPALIVE_PROBES),
+        ("tcp_user_timeout", "%d" % (1000 * USER_TIMEOUT_SECONDS))]
+    # The same for this end of the connection, as parameters of libpq.
+    KEEPALIVE = {"keepalives_idle": KEEPALIVE_IDLE_SECONDS,
+                 "keepalives_interval": KEEPALIVE_INTERVAL_SECONDS,
+                 "keepalives_count": KEEPALIVE_PROBES}
+
+    def __init__(self, url):
+        try:
+            import psycopg2
+        except ImportError:
+            raise CannotOpen("PostgreSQL needs a driver: pip install -r "
+                             "requirements-postgresql.txt")
+        self.driver = psycopg2
+        self.parameters, self.hosts, self.name = _read_url(url, psycopg2)
+        self.busy_seconds = COMMAND_BUSY_SECONDS    # to wait for a lock
+        self.answer_seconds = None                  # to wait for an answer; None is for ever
+        self.engine = None
+
+    def connect(self):
+        """Return a connected peewee Database. Raises CannotOpen.
+
+        Hosts are tried one by one, since libpq has no time limit for each on a non-blocking
+        connection.
+        """
+        reasons = []
+        for host in self.hosts:
+            try:
+                return self._connect_to(host)
+            except CannotOpen as error:
+                reasons.append("%s" % error)
+        raise CannotOpen("; ".join(reasons))
+
+    def _connect_to(self, host):
+        parameters = dict(self.KEEPALIVE, **self.parameters)
+        if self.driver.extensions.libpq_version() >= 120000:
+            parameters.setdefault("tcp_user_timeout", 1000 * USER_TIMEOUT_SECONDS)
+        parameters.update(host)
+        parameters.setdefault("fallback_application_name", "lavka")
+        database = _Database(parameters.pop("dbname"), encoding="utf8", **parameters)
+        self.driver.extensions.set_wait_callback(self._wait)
+        try:
+            database.connect()
+            self._configure(database)
+            self._check(database)
+        except peewee.PeeweeException as error:
+            database.close()
+            raise CannotOpen("cannot open the database %s: %s" % (self.name, describe(error)))
+        except CannotOpen:
+            database.close()
+            raise
+        return database
+
+    def _configure(self, database):
+        """Have the settings of a session."""
+        extensions = self.driver.extensions
+        if sys.version_info[0] < 3:         # 2.7: or numbers would be long, not int
+            bigint = extensions.new_type(
+                (20,), str("BIGINT"), lambda digits, cursor: digits and int(digits))
+            extensions.register_type(bigint, database.connection())
+        lock_timeout = ("lock_timeout", "%d" % (1000 * self.busy_seconds))
+        database.execute_sql(
+            "SELECT set_config(name, value, false) FROM pg_settings JOIN "
+            "unnest(%s::text[], %s::text[]) AS wanted (name, value) USING (name)",
+            columns(self.SETTINGS + [lock_timeout], 2))
+        # A commit waits for the write-ahead log, and for the replicas of synchronous_standby_names;
+        # only remote_apply waits for more.
+        database.execute_sql("SELECT set_config('synchronous_commit', 'on', false) "
+                             "WHERE current_setting('synchronous_commit') != 'remote_apply'")
+
+    def _check(self, database):
+        """Check that this is a database to keep accounts in. Raises CannotOpen."""
+        version, encoding, is_replica, is_durable = database.execute_sql(
+            "SELECT current_setting('server_version'), current_setting('server_encoding'), "
+            "pg_is_in_recovery(), current_setting('fsync') = 'on' "
+            "AND current_setting('full_page_writes') = 'on' "
+            "AND current_setting('synchronous_commit') IN ('on', 'remote_apply')").fetchone()
+        for is_wrong, problem in [
+                (database.connection().server_version < 110000,
+                 "needs PostgreSQL 11 or a later one"),
+                (is_replica, "is a replica, which cannot be written to"),
+                (encoding != "UTF8", "has the encoding %s, it has to be UTF8" % encoding),
+                (not is_durable, "cannot be made durable: fsync, full_page_writes and "
+                                 "synchronous_commit have to be on")]:
+            if is_wrong:
+                raise CannotOpen("the database %s %s" % (self.name, problem))
+        self.engine = "PostgreSQL " + version.split()[0]
+
+    def _wait(self, connection):
+        """Wait for an answer, for the driver: libpq itself would delay signals, without a limit."""
+        is_connecting = connection.status == self.driver.extensions.STATUS_SETUP
+        seconds = CONNECT_SECONDS if is_connecting else self.answer_seconds
+        poller = select.poll()                  # select has no descriptors over 1023
+        events = {self.driver.extensions.POLL_READ: select.POLLIN,
+                  self.driver.extensions.POLL_WRITE: select.POLLOUT}
+        while True:
+            state = connection.poll()
+            if state == self.driver.extensions.POLL_OK:
+                return
+            poller.register(connection.fileno(), events[state])
+            try:
+                is_ready = poller.poll(seconds and 1000 * seconds)
+            except select.error as error:       # 2.7: after a signal
+                if error.args[0] != errno.EINTR:
+                    raise
+            else:
+                if not is_ready:                # the driver then ends the connection
+                    raise self.driver.OperationalError("no answer for %s s" % seconds)
+
+    def dump(self, path):
+        """Have pg_dump write a file, for pg_restore. Raises CannotBackUp."""
+        dsn, password = self._dsn()
+        variables = dict(os.environ)
+        if password is not None:                # everybody could read it in a command line
+            variables["PGPASSWORD"] = password
+        command = ["pg_dump", "--format=custom", "--no-password", "--file", path, "--dbname", dsn]
+        try:
+            process = subprocess.Popen(command, env=variables, stderr=subprocess.PIPE)
+        except EnvironmentError:
+            raise CannotBackUp("a backup of PostgreSQL needs pg_dump, which is not here")
+        try:
+            output = process.communicate()[1].decode("utf-8", "replace").strip()
+        except KeyboardInterrupt:
+            process.kill()
+            process.wait()
+            raise
+        if process.returncode:
+            raise CannotBackUp(escape(output.split("\n")[0]) or "pg_dump failed")
+
+    def _dsn(self):
+        """Return (the connection string of libpq, with all hosts and no password; the password)."""
+        parameters = dict(self.parameters)
+        for name in ("host", "port"):
+            values = [host.get(name, "") for host in self.hosts]
+            if any(values):
+                parameters[name] = ",".join(values)
+        password = parameters.pop("password", None)
+        return self.driver.extensions.make_dsn(**parameters), password
+
+
+class _Database(peewee.PostgresqlDatabase):
+    """peewee's, whose errors are all peewee's."""
+
+    def execute_sql(self, *arguments, **options):
+        try:
+            return super(_Database, self).execute_sql(*arguments, **options)
+        except self.connection().Error as error:        # 2.7: QueryCanceled
+            raise peewee.OperationalError(*error.args)
+
+
+# A password, user or host ends where libpq takes it to end. A URL that people could read otherwise
+# is refused, or a part of the password would be taken for a host, and shown.
+_POSTGRESQL_URL = re.compile(r"postgres(ql)?://([^@/?#]*@)?[^@#]*$")
+
+
+def _read_url(url, driver):
+    """Return (the parameters of a connection, a dict; those of each host, a list of dicts; the URL
+    without its password). Raises CannotOpen."""
+    if not re.match("postgres(ql)?:", url):
+        raise CannotOpen("a database is a file, or postgresql://user:password@host/name")
+    parameters = {}
+    if _POSTGRESQL_URL.match(url):
+        try:
+            parameters = driver.extensions.parse_dsn(url)
+            "".join(parameters.values())        # 2.7: fails for more than ASCII, as the driver
+        except (driver.Error, UnicodeError):    # its text may have a part of the password
+            pass
+    user, name = parameters.get("user", ""), parameters.get("dbname")
+    hosts = parameters.pop("host", "").split(",")
+    ports = parameters.pop("port", "").split(",")
+    if len(ports) == 1:
+        ports *= len(hosts)
+    if not name or len(ports) != len(hosts) or not re.match("[0-9]*$", "".join(ports)):
+        raise CannotOpen("this is no URL of a database: it has to be "
+                         "postgresql://user:password@host:port/name, with %XX for each special "
+                         "character in a name or the password")
+    places = [dict([("host", host)] * bool(host) + [("port", port)] * bool(port))
+              for host, port in zip(hosts, ports)]
+    return parameters, places, escape("postgresql://%s%s/%s" % (
+        user and user + "@",
+        ",".join(host + (port and ":" + port) for host, port in zip(hosts, ports)), name))
+
+
+# --- arrays, as parameters of statements ----------------------------------------------------
+
+def columns(rows, number):
+    """Return the columns of the rows as arrays, of which `unnest` makes rows again."""
+    return [array([row[column] for row in rows]) for column in range(number)]
+
+
+def array(values):
+    """Return an array in PostgreSQL's notation; the driver takes five times as long for one."""
+    return "{%s}" % ",".join([
+        '"%s"' % ("%s" % value).replace("\\", "\\\\").replace('"', '\\"') for value in values])

@@ -1,0 +1,327 @@
+# -*- coding: utf-8 -*-
+"""What requests do: sessions, methods, errors as replies, replies that wait for the commit.
+
+The event loop (`server`) feeds each session's lines, and in each tick calls `Service.serve` and
+`Service.commit`; then it sends what is in the sessions' outputs. Sockets are its business alone.
+"""
+from __future__ import unicode_literals
+
+import itertools
+import logging
+import operator
+from collections import Counter, OrderedDict
+
+from constants import ITEMS, LOGIN_SECONDS, PARSE_BATCH, VERSION
+from db import NICKNAME_IN_USE, Refusal
+from log import log_defect, monotonic
+from protocol import (CLOSING_REASONS, METHODS, ErrorCode, RpcError, address, encode_account,
+                      encode_error, encode_json, encode_result, method_not_found, refused)
+from session import FOREVER, GroupCommit, PendingBatch, PendingReply
+from storage import ConnectionLost
+from text import quote
+
+log = logging.getLogger("lavka.service")
+
+# The addresses that may ask for the statistics. A proxy on this machine connects from another
+# loopback address, 127.0.0.2 say, so that its clients may not.
+LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+CATALOG = encode_json([{"name": name, "price": price}
+                       for name, price in ITEMS.items()]).encode("ascii")
+DEFECT = ErrorCode.INTERNAL_ERROR.error("The server has a defect; it was logged.")
+SERVER_FULL = ErrorCode.SERVER_FULL.error("The server is full. Try again later.")
+STORAGE_FAILED = ErrorCode.STORAGE_FAILED.error(
+    "This could not be stored; nothing was changed. Try again later.")
+
+
+class Service(object):
+    """The methods of the wire, for all sessions of an open `db.Shop`.
+
+    `clock` returns seconds and does not go back, except on 2.7, which has no better than the wall
+    clock.
+    """
+
+    def __init__(self, shop, limiter, clock=monotonic):
+        self.shop = shop
+        self.limiter = limiter
+        self.clock = clock
+        self.sessions = set()           # those that have not ended
+        self.players = {}               # nickname -> Session that is logged in with it
+        self.changed_sessions = []      # sessions that ended, or have a new deadline, in this tick
+        self.group = GroupCommit()
+        self.is_reaping = False         # whether requests of a session that ends are applied
+        self.methods = {name: getattr(self, name) for name in METHODS}
+        self.logs_trades = log.isEnabledFor(logging.DEBUG)
+
+        self.started = clock()
+        self.requests = dict.fromkeys(METHODS, 0)       # by method, those refused included
+        self.refusals = Counter()       # by reason
+        self.slowest_commit = 0         # seconds
+        self.slowest_tick = 0           # seconds, without the sleep; the loop measures it
+
+    # --- what the event loop calls ------------------------------------------------------------
+
+    def open(self, session, is_full=False):
+        """Begin a session; if the server is full, say so and end it."""
+        self.sessions.add(session)
+        session.deadline = self.clock() + LOGIN_SECONDS
+        if is_full:
+            session.output += self.refuse(session, refused(SERVER_FULL), SERVER_FULL) + b"\n"
+
+    def serve(self, sessions, deadline):
+        """Parse, prefetch and apply: a quantum of requests of each session, in this order.
+
+        Returns how many sessions had their turn. The others have to come first in the next tick:
+        the time was up (`deadline`, without the wait for the prefetch), or too many requests came.
+        """
+        parsed = self.parse(sessions)
+        begin = self.clock()
+        self.prefetch(sessions[:parsed])
+        deadline += self.clock() - begin
+        for number in range(parsed):
+            if self.clock() > deadline:
+                return number
+            self.apply(sessions[number])
+        return parsed
+
+    def has_changes(self):
+        """Return whether a commit would have something to do."""
+        return self.shop.has_changes()
+
+    def commit(self):
+        """Store what this tick has changed, and publish the replies that waited for it."""
+        begin = self.clock()
+        try:
+            failed = self.shop.commit()
+        except ConnectionLost:
+            self.close_players()
+            failed = frozenset()
+        self.slowest_commit = max(self.slowest_commit, self.clock() - begin)
+        self.group.publish(failed, self.fail)
+        for account in failed:
+            session = self.players.get(account.nickname)
+            # The account is gone, or is not as its player was told at the login.
+            if session and (account.stored is None or session in self.group.uncommitted_logins):
+                self.end_login(session, STORAGE_FAILED.reason)
+        self.group.finish(failed)
+
+    def close(self, session, reason):
+        """End a session: no more requests are served. The loop sends the rest of its output."""
+        if session.close_reason is not None:
+            return
+        session.close_reason = reason
+        session.requests = ()
+        self.sessions.discard(session)
+        self.changed_sessions.append(session)
+        if session.account is not None:
+            self.end_login(session, reason)
+        elif self.limiter.is_first(logging.INFO, "closed reason=%s" % reason):
+            self.log(logging.INFO, "closed reason=%s peer=%s", reason, peer(session))
+
+    def take_changed_sessions(self):
+        """Return the sessions that ended, or have a new deadline, since the last call."""
+        changed, self.changed_sessions = self.changed_sessions, []
+        return changed
+
+    def end_tick(self, seconds):
+        """Log what the tick has done; it took so many seconds.
+
+        The lines of a level are one record: a record costs more than a login.
+        """
+        self.slowest_tick = max(self.slowest_tick, seconds)
+        for level, lines in itertools.groupby(self.group.take_lines(), operator.itemgetter(0)):
+            log.log(level, "\n".join(text for _, text, _ in lines))
+
+    # --- a tick -------------------------------------------------------------------------------
+
+    def parse(self, sessions):
+        """Parse a quantum of each session; returns for how many sessions there was room."""
+        count = 0
+        for number, session in enumerate(sessions):
+            if session.lines.lines and not session.requests and session.is_served():
+                count += session.parse()
+                if count >= PARSE_BATCH:
+                    return number + 1
+        return len(sessions)
+
+    def prefetch(self, sessions):
+        """Have the shop load at once what these sessions' requests need."""
+        nicknames = set()
+        for session in sessions:
+            for request in session.requests:
+                for one in request if type(request) is list else (request,):
+                    if one.method == "login":
+                        nicknames.add(one.argument)
+                    elif session.account is not None and one.method in ("buy", "sell"):
+                        nicknames.add(session.account.nickname)
+        self.shop.prefetch(nicknames)
+
+    def apply(self, session):
+        """Apply the session's parsed requests; their replies go to its output, or wait."""
+        requests, session.requests = session.requests, ()
+        for request in requests:
+            if session.close_reason is not None:
+                return
+            if type(request) is list:
+                self.apply_batch(session, request)
+                continue
+            body = self.execute(session, request)
+            if request.wants_reply:
+                account = session.account
+                if session.has_pending or (account is not None and account.is_dirty):
+                    self.group.add(PendingReply(session, request, body))
+                else:
+                    session.output += body
+                    session.output += b"\n"
+        if session.input_ended and not session.lines.lines:
+            self.close(session, "closed")
+
+    def apply_batch(self, session, requests):
+        """Apply the requests of a batch; their replies are one array, if there are any."""
+        replies = []
+        for request in requests:
+            body = self.execute(session, request)
+            if request.wants_reply:
+                replies.append(PendingReply(session, request, body))
+        if replies:
+            self.group.add(PendingBatch(session, replies))
+
+    def execute(self, session, request):
+        """Carry out a request; returns the body of its reply. Exceptions become replies here."""
+        try:
+            method = request.method
+            if method is None:
+                return self.refuse(session, request, request.error)
+            self.requests[method] += 1
+            if session.account is None and METHODS[method].needs_login:
+                raise ErrorCode.NOT_LOGGED_IN.error("Log in first.")
+            return encode_result(request.id, self.methods[method](session, request.argument))
+        except RpcError as error:
+            return self.refuse(session, request, error)
+        except Refusal as refusal:
+            code = ErrorCode[refusal.reason.upper()]
+            return self.refuse(session, request, code.error(refusal.message, **refusal.data))
+        except Exception as defect:
+            log_defect(self.limiter, defect)
+            return self.refuse(session, request, DEFECT)
+
+    def refuse(self, session, request, error):
+        """Count and log a refusal; returns the body of the reply that tells it."""
+        reason = error.reason
+        self.refusals[reason] += 1
+        if self.limiter.is_first(logging.INFO, "refused reason=%s" % reason):
+            self.log(logging.INFO, "refused reason=%s method=%s param=%s nickname=%s peer=%s",
+                     reason, request.method or "-",
+                     "-" if request.argument is None else quote(request.argument),
+                     quote(session.account.nickname) if session.account else "-", peer(session))
+        if reason in CLOSING_REASONS:
+            self.close(session, reason)
+        return encode_error(request.id, error)
+
+    def fail(self, session, request):
+        """Return the body for a request whose changes could not be stored."""
+        return self.refuse(session, request, STORAGE_FAILED)
+
+    def close_players(self):
+        """End the sessions of all players, who may be logged in at another server by now."""
+        for session in self.group.abandon().union(self.players.values()):
+            self.close(session, "storage_lost")
+
+    # --- the methods: they get the value of their param, and return their result as JSON, in bytes ---
+
+    def login(self, session, nickname):
+        if session.account is not None:
+            raise ErrorCode.ALREADY_LOGGED_IN.error("This connection is logged in; log out first.")
+        if nickname in self.players:
+            self.reap_if_closed(self.players[nickname])
+            if nickname in self.players:
+                raise ErrorCode.NICKNAME_IN_USE.error(NICKNAME_IN_USE)
+        account, created = self.shop.login(nickname)
+        self.players[nickname] = session
+        session.account = account
+        session.deadline = FOREVER
+        if account.is_dirty:
+            self.group.uncommitted_logins.add(session)
+        self.log(logging.INFO, "login nickname=%s peer=%s created=%s", quote(nickname),
+                 peer(session), "yes" if created else "no",
+                 account=account if account.is_dirty else None)
+        return b'{"account":%s,"created":%s,"catalog":%s}' % (
+            encode_account(account), b"true" if created else b"false", CATALOG)
+
+    def reap_if_closed(self, session):
+        """End a login whose peer has already closed, so that the player can log in again in this
+        tick. What it asked before is applied first."""
+        if self.is_reaping or not session.peer_has_closed():
+            return                      # one at a time: no recursion through a chain of logins
+        self.is_reaping = True
+        self.apply(session)
+        self.is_reaping = False
+        if not session.has_requests():
+            self.close(session, "closed")
+
+    def ping(self, session, _):
+        return b'"pong"'
+
+    def buy(self, session, item):
+        self.shop.buy(session.account, item)
+        if self.logs_trades:
+            self.log_trade("buy", item, session.account)
+        return b'{"account":%s}' % encode_account(session.account)
+
+    def sell(self, session, item):
+        self.shop.sell(session.account, item)
+        if self.logs_trades:
+            self.log_trade("sell", item, session.account)
+        return b'{"account":%s}' % encode_account(session.account)
+
+    def logout(self, session, _):
+        self.end_login(session, "logout")
+        return b"true"
+
+    def stats(self, session, _):
+        """The statistics; for other machines there is no such method."""
+        if session.address[0] not in LOOPBACK:
+            raise method_not_found()
+        return encode_json(OrderedDict([
+            ("version", VERSION),
+            ("uptime_s", int(self.clock() - self.started)),
+            ("clients", len(self.sessions)),
+            ("players", len(self.players)),
+            ("requests", self.requests),
+            ("trades", self.shop.trades),
+            ("refusals", self.refusals),
+            ("commits", self.shop.commits),
+            ("largest_batch", self.shop.largest_batch),
+            ("slowest_commit_ms", round(1000 * self.slowest_commit, 3)),
+            ("slowest_tick_ms", round(1000 * self.slowest_tick, 3)),
+            ("unsent_bytes", sum(len(session.output) for session in self.sessions)),
+        ])).encode("ascii")
+
+    def end_login(self, session, reason):
+        """Free the nickname of a session that is logged in."""
+        account = session.account
+        is_uncommitted = session in self.group.uncommitted_logins
+        self.log(logging.INFO, "logout nickname=%s peer=%s reason=%s", quote(account.nickname),
+                 peer(session), reason, account=account if is_uncommitted else None)
+        del self.players[account.nickname]
+        self.shop.logout(account)
+        session.account = None
+        session.deadline = self.clock() + LOGIN_SECONDS
+        self.changed_sessions.append(session)
+        self.group.uncommitted_logins.discard(session)
+
+    # --- the log ------------------------------------------------------------------------------
+
+    def log(self, level, text, *arguments, **options):
+        """Have a line logged at the end of the tick, unless `account` cannot be stored."""
+        if log.isEnabledFor(level):
+            self.group.lines.append((level, text % arguments, options.get("account")))
+
+    def log_trade(self, method, item, account):
+        self.log(logging.DEBUG, "trade nickname=%s method=%s item=%s credits=%d",
+                 quote(account.nickname), method, quote(item), account.credits, account=account)
+
+
+def peer(session):
+    """Return the other end of a session, for the log."""
+    return address(*session.address[:2])

@@ -1,0 +1,259 @@
+# -*- coding: utf-8 -*-
+"""The accounts in one SQLite file, which one server at a time serves.
+
+WAL with `synchronous=FULL`: a commit is one fsync of the write-ahead log, and needs no new file
+(sqlite.org/wal.html, sqlite.org/pragma.html).
+"""
+from __future__ import unicode_literals
+
+import contextlib
+import errno
+import fcntl
+import io
+import os
+import sqlite3
+import time
+
+import peewee
+
+from constants import BUSY_SECONDS, COMMAND_BUSY_SECONDS, PAGE_SIZE, WAL_SIZE
+from models import TABLES, Account, Trade
+from storage import (STORAGE_ERRORS, CannotOpen, Storage, UnusableRow, check_schema, check_usable,
+                     create_command, describe)
+from text import show
+
+# The settings of a connection that writes.
+_DURABLE = [("journal_mode", "wal"), ("synchronous", "full"), ("foreign_keys", 1)]
+
+# The setting of a connection beside a server's: the checkpoints are the server's. Two connections
+# that checkpoint at once can damage the file, before SQLite 3.51.3 (sqlite.org/wal.html, section 11).
+_BESIDE_A_SERVER = [("wal_autocheckpoint", 0)]
+
+
+class SQLite(Storage):
+    """The accounts in one file; see `Storage` for what each method does."""
+
+    INSERT = "INSERT OR IGNORE INTO account (credits, items, nickname) VALUES (?, ?, ?)"
+    # Optimistic locking: the row must be as it was last loaded or stored.
+    UPDATE = "UPDATE account SET credits = ?, items = ? WHERE id = ? AND credits = ? AND items = ?"
+    RECORD = ("INSERT INTO trade (account_id, time, what, item, price, credits) "
+              "VALUES (?, ?, ?, ?, ?, ?)")
+    MOMENT = "datetime(time, 'unixepoch')"
+
+    engine = "SQLite " + sqlite3.sqlite_version
+
+    def __init__(self, path):
+        self.name = path
+
+    # --- for a server -------------------------------------------------------------------------
+
+    def serve(self):
+        self._check_exists()
+        self._lock = self._take_lock()
+        try:
+            self._open(BUSY_SECONDS, _DURABLE)
+            page_size, = self.query("PRAGMA page_size").fetchone()
+            self.query("PRAGMA wal_autocheckpoint = %d" % (WAL_SIZE // page_size))
+        except CannotOpen:
+            self._lock.close()
+            raise
+
+    def close(self):
+        self.database.close()
+        self._lock.close()
+
+    def load(self, nickname):
+        try:
+            row = self.database.cursor().execute(self.SELECT, (nickname,)).fetchone()
+        except STORAGE_ERRORS as error:
+            if "decode" in repr(error):         # sqlite3 has no class of its own for broken text
+                raise UnusableRow()
+            raise
+        return check_usable(row)
+
+    def data_version(self):
+        return self.query("PRAGMA data_version").fetchone()[0]
+
+    def save(self, rows, ledger):
+        try:
+            self.database.begin("IMMEDIATE")
+            conflicts = self._write(rows)
+            self._record(ledger, conflicts)
+            self.database.commit()
+            return conflicts
+        except STORAGE_ERRORS:
+            self._roll_back()
+            raise
+
+    def _roll_back(self):
+        try:
+            self.database.rollback()
+        except STORAGE_ERRORS:
+            pass                # SQLite has rolled back itself, as it does when the disk is full
+
+    def _write(self, rows):
+        """Insert and update accounts; returns the conflicts, {account: current row or None}."""
+        cursor = self.database.cursor()
+        known, suspects = [], []
+        for account, row in rows.items():
+            if account.stored is not None:
+                known.append(account)
+            else:
+                cursor.execute(self.INSERT, row + (account.nickname,))
+                account.id = cursor.lastrowid
+                if not cursor.rowcount:
+                    suspects.append(account)
+        if known:
+            cursor.executemany(self.UPDATE, [rows[account] + account.stored for account in known])
+            if cursor.rowcount != len(known):
+                suspects += known
+        conflicts = {}
+        for account in suspects:
+            try:
+                row = self.load(account.nickname)
+            except UnusableRow:
+                row = None
+            if account.stored is None or row != (account.id,) + rows[account]:
+                conflicts[account] = row
+        return conflicts
+
+    def _record(self, ledger, conflicts):
+        now = int(time.time())
+        if conflicts:
+            ledger = [change for change in ledger if change[0] not in conflicts]
+        self.database.cursor().executemany(self.RECORD, [
+            (account.id, now, kind, item, price, credits)
+            for account, kind, item, price, credits in ledger])
+
+    # --- for the commands -----------------------------------------------------------------------
+
+    def create_tables(self):
+        lock = None
+        # The page size comes first: it is fixed once the journal mode is set.
+        self._connect(COMMAND_BUSY_SECONDS,
+                      [("page_size", PAGE_SIZE)] + _DURABLE + _BESIDE_A_SERVER)
+        try:
+            with self.database.bind_ctx(TABLES):
+                if self._lacks_ledger():
+                    lock = self._take_lock()    # a server from before the ledger would write none
+                with self.database.atomic("IMMEDIATE"):
+                    is_upgrade = self._lacks_ledger()       # still, inside the transaction
+                    self.database.create_tables(TABLES)
+                    check_schema(self.database, self.name, TABLES)
+                    if is_upgrade:
+                        self._open_ledger()
+        except STORAGE_ERRORS as error:
+            raise CannotOpen("cannot create the tables in %s: %s" % (self.name, describe(error)))
+        finally:
+            self.database.close()
+            if lock:
+                lock.close()
+
+    def _lacks_ledger(self):
+        return Account.table_exists() and not Trade.table_exists()
+
+    def _open_ledger(self):
+        """Give each account from before the ledger its first row there. Raises CannotOpen."""
+        row = self.query(
+            "SELECT CAST(nickname AS TEXT) FROM account WHERE typeof(nickname) != 'text' "
+            "OR typeof(items) != 'text' OR typeof(credits) != 'integer' OR credits < 0").fetchone()
+        if row is not None:
+            raise CannotOpen("account %s of %s has no usable credits or items: correct them before "
+                             "the upgrade" % (show(row[0]), self.name))
+        self.query("INSERT INTO trade (account_id, time, what, item, price, credits) "
+                   "SELECT id, ?, ?, items, 0, credits FROM account ORDER BY id",
+                   int(time.time()), Trade.OPENING)
+
+    @contextlib.contextmanager
+    def reading(self, models=TABLES):
+        """See `Storage`. Not even a setting is stored: the file may be a backup."""
+        self._check_exists()
+        self._open(COMMAND_BUSY_SECONDS, _BESIDE_A_SERVER, models)
+        with contextlib.closing(self.database):
+            # Broken text of other programs is shown, instead of ending the command.
+            self.database.connection().text_factory = lambda data: data.decode("utf-8", "replace")
+            yield
+
+    @contextlib.contextmanager
+    def changing(self):
+        self._check_exists()
+        self._open(COMMAND_BUSY_SECONDS, _DURABLE + _BESIDE_A_SERVER)
+        with contextlib.closing(self.database), self.database.atomic("IMMEDIATE"):
+            yield
+
+    def query(self, sql, *parameters):
+        return self.database.execute_sql(sql, parameters)
+
+    stream = query
+
+    def begin_reading(self, progress):
+        # SQLite calls this from inside a long statement, which also lets Ctrl-C take effect.
+        self.database.connection().set_progress_handler(progress.draw, 100000)
+        self.database.begin()
+
+    def damages(self):
+        for sentence, in self.query("PRAGMA integrity_check"):
+            if sentence != "ok":
+                yield sentence
+
+    def copy_to(self, path, progress):
+        self.database.connection().set_progress_handler(progress.draw, 100000)
+        self.query("VACUUM INTO ?", path)
+
+    # --- the file -------------------------------------------------------------------------------
+
+    def _check_exists(self):
+        if not os.path.exists(self.name):
+            raise CannotOpen("there is no database %s: create it with: %s"
+                             % (self.name, create_command(self.name)))
+
+    def _open(self, busy_seconds, pragmas, models=TABLES):
+        """Connect to a file that has the tables of the models. Raises CannotOpen."""
+        self._connect(busy_seconds, pragmas)
+        try:
+            check_schema(self.database, self.name, models)
+        except CannotOpen:
+            self.database.close()
+            raise
+
+    def _connect(self, busy_seconds, pragmas):
+        """Connect; with _DURABLE among the pragmas, check that commits will be durable.
+
+        `busy_seconds` is the busy timeout. Raises CannotOpen.
+        """
+        try:
+            absolute = os.path.abspath(self.name)       # or "file:x" would be taken for a URI
+        except (EnvironmentError, UnicodeError):
+            raise CannotOpen("cannot open the database %s: the working directory cannot be read"
+                             % self.name)
+        self.database = peewee.SqliteDatabase(absolute, timeout=busy_seconds, pragmas=pragmas)
+        try:
+            self.database.connect()
+            settings = [self.query("PRAGMA " + name).fetchone()[0]
+                        for name in ("journal_mode", "synchronous")]
+        except STORAGE_ERRORS as error:
+            self.database.close()
+            raise CannotOpen("cannot open the database %s: %s" % (self.name, describe(error)))
+        if ("synchronous", "full") in pragmas and settings != ["wal", 2]:
+            self.database.close()
+            raise CannotOpen("the database %s cannot be made durable (journal_mode, synchronous = "
+                             "%s)" % (self.name, settings))
+
+    def _take_lock(self):
+        """Return the lock file of the one server, locked until the process ends. Raises CannotOpen.
+
+        It is a file of its own: closing any descriptor of the database would drop SQLite's locks
+        (fcntl(2), "Record locking"; sqlite.org/howtocorrupt.html, section 2.2).
+        """
+        try:
+            lock = io.open(os.path.realpath(self.name) + ".lock", "ab")
+        except EnvironmentError as error:
+            raise CannotOpen("cannot lock the database %s: %s" % (self.name, error.strerror))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except EnvironmentError as error:
+            lock.close()
+            if error.errno == errno.EWOULDBLOCK:
+                raise CannotOpen("another server is serving the database %s" % self.name)
+            raise CannotOpen("cannot lock the database %s: %s" % (self.name, error.strerror))
+        return lock

@@ -1,0 +1,223 @@
+# -*- coding: utf-8 -*-
+"""What a storage is: the base class that documents each method once, its errors, the schema check.
+
+A storage keeps accounts and their ledger durably. `sqlite` and `postgresql` have one each; the shop
+(`db`) and the operators' commands (`admin`) work on either.
+"""
+from __future__ import unicode_literals
+
+import re
+import sqlite3
+
+import peewee
+
+from constants import DATABASE, MAX_CREDITS
+from models import TABLES, Account
+from text import Text, escape
+
+# Errors of a statement. peewee wraps those of the driver, but not in `executemany`; a damaged schema
+# makes the driver raise UnicodeError.
+STORAGE_ERRORS = (peewee.PeeweeException, sqlite3.Error, UnicodeError)
+
+# A URL, or what somebody could have meant as one: no file has such a name, since an error message
+# with it would tell the password.
+URL = re.compile(r".*://|.*password\s*=|[^\w./]*postgres(ql)?(:|;|//)|/*[^/]*:[^/]*@")
+
+
+class CannotOpen(Exception):
+    """The database cannot be used; the text is one sentence for whoever started the program."""
+
+
+class CannotBackUp(Exception):
+    """No backup was written; the text is one sentence for whoever asked for it."""
+
+
+class ConnectionLost(Exception):
+    """The connection to the database ended, and with it the hold on every nickname.
+
+    Whether the last changes were stored is unknown.
+    """
+
+
+class HeldElsewhere(Exception):
+    """Another server on the same database holds the nickname."""
+
+
+class UnusableRow(Exception):
+    """An account's row holds what the shop never writes: no number, no text, out of range."""
+
+
+class Storage(object):
+    """The base of `sqlite.SQLite` and `postgresql.PostgreSQL`.
+
+    The defaults are those of a storage that belongs to one server, has no connection that could
+    end, and reads a row as soon as it is asked for. A row is (id, credits, items as text).
+    """
+    name = None             # for people: a file, or a URL without its password
+    engine = None           # for people: the database system and its version
+    database = None         # peewee's Database, once opened
+    is_lost = False         # the connection ended and was not made again yet
+
+    # The row of one nickname, for reading and for changing it in the same transaction; the text of
+    # a row's time.
+    SELECT = "SELECT id, credits, items FROM account WHERE nickname = ?"
+    SELECT_TO_CHANGE = SELECT
+    MOMENT = None
+
+    # --- for a server: opening --------------------------------------------------------------------
+
+    def serve(self):
+        """Open the database for a server. Raises CannotOpen."""
+        raise NotImplementedError()
+
+    def close(self):
+        """Close the database; what was not saved is gone."""
+        raise NotImplementedError()
+
+    # --- for a server: accounts -------------------------------------------------------------------
+
+    def prefetch(self, nicknames):
+        """Get ready to `load` these nicknames in this tick; a hint, which may be left out.
+
+        Raises one of STORAGE_ERRORS; then they cannot be loaded in this tick.
+        """
+
+    def load(self, nickname):
+        """Return the row of an account, None where there is none.
+
+        Raises UnusableRow, HeldElsewhere, or one of STORAGE_ERRORS.
+        """
+        raise NotImplementedError()
+
+    def data_version(self):
+        """Return a number that changes whenever another connection may have changed a row."""
+        raise NotImplementedError()
+
+    def save(self, rows, ledger):
+        """Store changed accounts and their ledger durably, in one transaction.
+
+        `rows` is {OpenAccount: (credits, items as text)}, `ledger` a list of (OpenAccount, kind,
+        item, price, credits afterwards), in order. New accounts get their `id`. Optimistic
+        locking: accounts whose row changed since it was loaded are skipped, and returned with
+        their current row, {OpenAccount: row or None}. Raises one of STORAGE_ERRORS; then nothing
+        was stored.
+        """
+        raise NotImplementedError()
+
+    # --- for a server: nicknames that several servers share ---------------------------------------
+
+    def hold(self, nickname):
+        """Note that a player is logged in with the nickname, which `load` has returned."""
+
+    def release(self, nickname):
+        """Note that the login has ended; `unlock_released` gives the nickname back."""
+
+    def has_released(self):
+        """Return whether nicknames wait for `unlock_released`."""
+        return False
+
+    def unlock_released(self):
+        """Give back the nicknames of ended logins; called at the end of each tick, after `save`.
+
+        Raises ConnectionLost, once for each lost connection.
+        """
+
+    # --- for the event loop: a storage is one of its event sources ----------------------------------
+
+    socket = None           # is readable when something happened; another object when it was replaced
+
+    def on_readable(self):
+        """Find out why the socket is readable."""
+
+    def has_pending_work(self):
+        """Return whether `do_pending_work` has something to do now or soon."""
+        return False
+
+    def do_pending_work(self, clock):
+        """Do periodic work that is due; `clock` returns seconds."""
+
+    # --- for the commands ---------------------------------------------------------------------------
+
+    def create_tables(self):
+        """Create what is missing; safe to run again, and beside servers. Raises CannotOpen."""
+        raise NotImplementedError()
+
+    def reading(self, models=TABLES):
+        """Return a context in which the database, with these tables, is open for reading only."""
+        raise NotImplementedError()
+
+    def changing(self):
+        """Return a context in which the database is open for one durable transaction."""
+        raise NotImplementedError()
+
+    def query(self, sql, *parameters):
+        """Return the rows of a statement, with a `?` in it for each parameter."""
+        raise NotImplementedError()
+
+    def stream(self, sql):
+        """Return the rows of a SELECT after `begin_reading` one by one, in constant memory."""
+        raise NotImplementedError()
+
+    def begin_reading(self, progress):
+        """See one state of the database from now on, and keep an `admin.Progress` up to date."""
+        raise NotImplementedError()
+
+    def damages(self):
+        """Return what is wrong with the database's files, a sentence for each."""
+        return []
+
+    def copy_to(self, path, progress):
+        """Write a copy of one state to a file, without fsync. Raises CannotBackUp."""
+        raise NotImplementedError()
+
+
+def describe(error):
+    """Return the first line of what one of STORAGE_ERRORS says, escaped."""
+    if isinstance(error, UnicodeError):
+        return "it holds names that are no text"
+    cause = error
+    while isinstance(cause, Exception):                 # peewee wraps the driver's exception
+        cause = cause.args[0] if cause.args else ""
+    if isinstance(cause, bytes):                        # 2.7
+        cause = cause.decode("utf-8", "replace")
+    return escape(("%s" % cause).strip().split("\n")[0])
+
+
+def is_usable(row):
+    """Return whether the shop could have written this row."""
+    _, credits, items = row
+    return isinstance(credits, int) and 0 <= credits <= MAX_CREDITS and isinstance(items, Text)
+
+
+def check_usable(row):
+    """Return the row, which may be None. Raises UnusableRow."""
+    if row is not None and not is_usable(row):
+        raise UnusableRow()
+    return row
+
+
+def check_schema(database, name, models):
+    """Check that the tables are there, with the models' columns and unique nicknames.
+
+    `database` is peewee's, `name` is for people. Raises CannotOpen.
+    """
+    for model in models:
+        table = model._meta.table_name
+        try:
+            if not database.table_exists(table):
+                raise CannotOpen("the database %s has no table %s: create it with: %s"
+                                 % (name, table, create_command(name)))
+            database.execute_sql("SELECT * FROM %s LIMIT 0" % table)    # fails without the privilege
+            columns = {column.name for column in database.get_columns(table)}
+            unique = [index.columns for index in database.get_indexes(table) if index.unique]
+        except STORAGE_ERRORS as error:
+            raise CannotOpen("cannot read the database %s: %s" % (name, describe(error)))
+        if columns != set(model._meta.columns) or (model is Account and ["nickname"] not in unique):
+            raise CannotOpen("the table %s of %s is not that of this program" % (table, name))
+
+
+def create_command(name):
+    """Return what to type to create the tables of this database."""
+    if URL.match(name):                         # without its password it would be of no use
+        return "python db.py, with the same database"
+    return "python db.py" if name == DATABASE else "python db.py --database %s" % name
