@@ -5,52 +5,44 @@
 """
 from __future__ import unicode_literals
 
-import signal
+import cli
 
-if __name__ == "__main__":      # Ctrl-C is quiet from the first moment, and not from `main` on
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+if __name__ == "__main__":
+    cli.end_on_ctrl_c()
 
-import argparse
 import contextlib
 import errno
+import functools
 import itertools
-import locale
-import os
-import re
 import socket
 import ssl
 import sys
-import termios
-import threading
 import time
-import unicodedata
 from enum import Enum
 
 import protocol
-from constants import (REPLY_SECONDS, BACK, COLUMNS, HOST, ITEM_COLUMNS, NICKNAME_COLUMNS,
-                       WAITING_NOTICE_SECONDS, OPTIONS, PORT, RECV_SIZE)
-from protocol import RpcError, Text
+from constants import (BACK, HOST, ITEM_COLUMNS, NICKNAME_COLUMNS, OPTIONS, PORT, RECV_SIZE,
+                       REPLY_SECONDS)
+from protocol import RpcError
+from terminal import FAINT, GREEN, PLAIN, run_on_terminal
+from text import find
 
 monotonic = getattr(time, "monotonic", time.time)       # 2.7
-if str is bytes:
-    input = raw_input                                   # 2.7  # noqa: F821
 
 
 # --- the connection -------------------------------------------------------------------------
 
 class ServerGone(Exception):
-    """No server, or none that answers.
+    """There is no server, or none that answers; as text, a sentence for people.
 
-    `reason` is stable: `not_running`, `unreachable` and `tls_failed` come from connecting; then
-    nothing was asked. With `no_answer`, `gone` and `not_lavka` the request that was under way may
-    or may not have been carried out. The exception as text is a sentence for people.
+    `reason` is stable: `not_running`, `unreachable` and `tls_failed` come from connecting, before
+    any request. With `no_answer`, `gone` and `not_lavka`, the last request may have been applied.
     """
-    code = None             # of JSON-RPC: nobody has sent one
+    code = None             # no code of JSON-RPC: no server has sent this error
 
     def __init__(self, reason, message):
         super(ServerGone, self).__init__(reason, message)
-        self.reason = reason
-        self.message = message
+        self.reason, self.message = reason, message
 
     def __str__(self):
         return self.message
@@ -60,9 +52,8 @@ class Client(object):
     """A blocking connection to the server; use it with `with`, or `close` it.
 
     With `tls`, an ssl.SSLContext, it is encrypted, and the server proves that it is `host`. Each
-    method waits at most `timeout` seconds. It raises `protocol.RpcError` when the server refuses,
-    and `ServerGone` when no answer comes, or none that makes sense; the connection is closed then,
-    so that no later call can take an earlier call's answer for its own.
+    method waits at most `timeout` seconds. It raises RpcError for a refused request. If no valid
+    answer comes, it raises ServerGone and closes the connection: no later call gets that answer.
     """
 
     def __init__(self, host=HOST, port=PORT, timeout=REPLY_SECONDS, tls=None):
@@ -71,13 +62,13 @@ class Client(object):
         self._ids = itertools.count(1)
         self._lines = protocol.LineReader()
         try:
-            self._sock = _uninterrupted(socket.create_connection, (host, port), self.timeout)
+            self._sock = _retry_interrupted(socket.create_connection, (host, port), self.timeout)
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if tls:
-                with contextlib.closing(self._sock) as plain:   # which then has given up its own
+                with contextlib.closing(self._sock) as plain:   # open only if wrap_socket fails
                     self._sock = tls.wrap_socket(plain, server_hostname=host)
         except (socket.error, ssl.CertificateError, UnicodeError) as error:
-            raise _not_connected(self.address, error)
+            raise _connection_failure(self.address, error)
 
     def __enter__(self):
         return self
@@ -90,46 +81,46 @@ class Client(object):
         self._sock.close()
 
     def login(self, nickname):
-        """Log in; {"account": as `buy` has it, "created": bool, "catalog": [{"name", "price"}]}."""
-        return self._call("login", {"nickname": nickname}, _read_login)
+        """Log in; return {"account": as `buy`, "created": bool, "catalog": [{"name", "price"}]}."""
+        return self._call("login", {"nickname": nickname}, protocol.read_login)
 
     def ping(self):
-        """Ask whether the server is there; "pong"."""
-        return self._call("ping", {}, _read_anything)
+        """Ask whether the server is there; return "pong"."""
+        return self._call("ping", {})
 
     def buy(self, item):
-        """Buy an item of the catalog; {"nickname": str, "credits": int, "items": [str]}."""
-        return self._call("buy", {"item": item}, _read_account)
+        """Buy an item; return the account, {"nickname": str, "credits": int, "items": [str]}."""
+        return self._call("buy", {"item": item}, protocol.read_account)
 
     def sell(self, item):
-        """Sell an owned item; the account, as `buy` has it."""
-        return self._call("sell", {"item": item}, _read_account)
+        """Sell an owned item; return the account, as `buy`."""
+        return self._call("sell", {"item": item}, protocol.read_account)
 
     def logout(self):
-        """Free the nickname; the connection stays. True."""
-        return self._call("logout", {}, _read_anything)
+        """Free the nickname and keep the connection; return True."""
+        return self._call("logout", {})
 
     def stats(self):
-        """What the server counts, by name; only a server on this very machine tells."""
-        return self._call("stats", {}, _read_stats)
+        """Return the server's statistics by name; it answers only clients on its own machine."""
+        return self._call("stats", {}, protocol.read_stats)
 
-    def _call(self, method, params, read):
-        """One request and its answer, as `read` makes it of the result."""
-        result = error = None
-        answered = False
-        id = next(self._ids)
-        line = protocol.encode_request(id, method, params)
+    def _call(self, method, params, read_result=lambda result: result):
+        """Send a request; return the result of its response as `read_result` returns it."""
+        request_id = next(self._ids)
+        line = protocol.encode_request(request_id, method, params)
+        is_answered = False
         try:
             self._sock.settimeout(self.timeout)
             self._sock.sendall(line)
-            answer_id, result, error = protocol.parse_response(self._read_line())
-            if error is None:
-                result = read(result)
-            if answer_id != id and (error is None or answer_id is not None):
-                raise ValueError("the answer to something else")
-            answered = answer_id == id      # else an error that ends the connection: server_full
+            response_id, result, refusal = protocol.parse_response(self._read_line())
+            if refusal is None:
+                result = read_result(result)
+            is_answered = response_id == request_id
+            # An error without an id, like server_full, is about the connection; the server ends it.
+            if not is_answered and (refusal is None or response_id is not None):
+                raise ValueError("the response to another request")
         except socket.error as error:
-            if _timed_out(error):
+            if _is_timeout(error):
                 raise ServerGone(
                     "no_answer", "The server has not answered for %g seconds." % self.timeout)
             raise ServerGone("gone", "The server is gone.")
@@ -137,10 +128,10 @@ class Client(object):
             raise ServerGone(
                 "not_lavka", "What answers at %s is not a Lavka server." % self.address)
         finally:
-            if not answered:
+            if not is_answered:
                 self.close()
-        if error is not None:
-            raise error
+        if refusal is not None:
+            raise refusal
         return result
 
     def _read_line(self):
@@ -153,15 +144,14 @@ class Client(object):
             if remaining <= 0:
                 raise socket.timeout()
             self._sock.settimeout(remaining)
-            data = _uninterrupted(self._sock.recv, RECV_SIZE)
+            data = _retry_interrupted(self._sock.recv, RECV_SIZE)
             if not data:
                 raise socket.error(errno.ECONNRESET, "closed by the server")
             self._lines.feed(data)
 
 
-def _uninterrupted(call, *arguments):
-    """Call again if a signal has interrupted it, as Python 3 does by itself (PEP 475): on 2.7, a
-    terminal that gets another size sends one."""
+def _retry_interrupted(call, *arguments):
+    """Call again after a signal (PEP 475); on 2.7, resizing the terminal interrupts a call."""
     while True:
         try:
             return call(*arguments)
@@ -170,582 +160,247 @@ def _uninterrupted(call, *arguments):
                 raise
 
 
-def _not_connected(address, error):
-    """The ServerGone for what went wrong."""
-    tls_failed = isinstance(error, (ssl.SSLError, ssl.CertificateError))
-    if tls_failed and not _timed_out(error):
-        why = getattr(error, "verify_message", "") or _tls_reason(error) or "%s" % error
-        return ServerGone("tls_failed", "TLS with %s failed: %s." % (address, why.rstrip(".")))
+def _connection_failure(address, error):
+    """Return the ServerGone for an error of connecting."""
+    if isinstance(error, (ssl.SSLError, ssl.CertificateError)) and not _is_timeout(error):
+        detail = getattr(error, "verify_message", "") or _openssl_reason(error) or "%s" % error
+        return ServerGone("tls_failed", "TLS with %s failed: %s." % (address, detail.rstrip(".")))
+    no_server = "There is no server at %s" % address
     if getattr(error, "errno", None) == errno.ECONNREFUSED:
-        return ServerGone("not_running", "There is no server at %s." % address)
-    why = "no answer"
-    if not _timed_out(error):           # UnicodeError is a host name that is none
-        why = getattr(error, "strerror", "this is no host name") or why
-    return ServerGone("unreachable", "There is no server at %s: %s." % (address, why))
+        return ServerGone("not_running", "%s." % no_server)
+    # A UnicodeError, of an invalid host name, has no strerror.
+    detail = "" if _is_timeout(error) else getattr(error, "strerror", "this is no host name")
+    return ServerGone("unreachable", "%s: %s." % (no_server, detail or "no answer"))
 
 
-def _timed_out(error):
+def _is_timeout(error):
     return isinstance(error, socket.timeout) or "timed out" in str(error)       # 2.7, with TLS
 
 
-def _tls_reason(error):
-    """WRONG_VERSION_NUMBER, as OpenSSL has it, in words."""
+def _openssl_reason(error):
+    """Return the reason of an ssl.SSLError in words: "wrong version number"."""
     return (getattr(error, "reason", "") or "").replace("_", " ").lower()
-
-
-def _read_anything(result):
-    return result
-
-
-def _read_login(result):
-    for item in result["catalog"]:
-        _expect(item["name"], Text)
-        _expect(item["price"], int)
-    _expect(result["created"], bool)
-    _read_account(result)
-    return result
-
-
-def _read_stats(result):
-    return _expect(result, dict)
-
-
-def _read_account(result):
-    account = result["account"]
-    _expect(account["nickname"], Text)
-    _expect(account["credits"], int)
-    for item in _expect(account["items"], list):
-        _expect(item, Text)
-    return account
-
-
-def _expect(value, kind):
-    if type(value) is not kind:
-        raise ValueError("not as the protocol has it")
-    return value
-
-
-# --- the terminal ---------------------------------------------------------------------------
-
-# How lines look, as parameters of ECMA-48's SGR. These stand out on dark and on light screens.
-PLAIN, BOLD, FAINT, RED, GREEN = "", "1", "2", "31", "32"
-
-# What would steer the terminal or let a text look like another: control characters, what Unicode
-# has for ends of lines, directions (Standard Annex 9) and invisible spaces; halves of characters.
-# The joiners U+200C and U+200D are none of these: scripts and emoji need them.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e"
-                     "\u2060-\u206f\ufeff\ud800-\udfff]")
-
-ENDINGS = (signal.SIGINT, signal.SIGTERM)      # the signals that end the client
-
-# What Tab does, by whether it is libedit that has readline's interface, and whether there is
-# something to complete: a nickname may have any character.
-TAB_KEY = {(False, False): "tab: self-insert", (False, True): "tab: complete",
-           (True, False): "bind ^I ed-insert", (True, True): "bind ^I rl_complete"}
-
-
-class Terminal(object):
-    """Where the player types and reads: a terminal, with line editing and colours if it has them,
-    or pipes, with neither; then a question is a line, and not asked twice in a row."""
-
-    def __init__(self):
-        self.is_typed = sys.stdin.isatty()
-        self.encoding = sys.stdout.encoding or locale.getpreferredencoding()
-        self.has_screen = sys.stdout.isatty()
-        self.can_erase = self.has_screen and (os.environ.get("TERM") or "dumb") != "dumb"
-        self.has_colours = self.can_erase and not os.environ.get("NO_COLOR")    # no-color.org
-        self.readline = None
-        if self.is_typed and self.has_screen and sys.stderr:    # `input` needs all three
-            self.readline = _readline()
-        self.modes = termios.tcgetattr(sys.stdin.fileno()) if self.is_typed else None
-        self.candidates = None          # the completions that the current question has
-        self.matches = []               # of them, those that readline asks for one by one
-        self.question = None            # the last one
-        if self.readline:
-            self.readline.set_completer(self.complete)
-
-    # --- what the player types --------------------------------------------------------------
-
-    def ask(self, question, candidates=None, remember=True):
-        """The player's next line, as text. Raises EOFError at the end of the input.
-
-        `candidates` takes the line up to the cursor, and returns (its last part, what that may
-        become), for Tab. The arrow keys bring back earlier lines, unless this one is not to be
-        remembered.
-        """
-        question = self.printable(question)
-        encoding = sys.stdin.encoding or locale.getpreferredencoding()
-        while True:
-            if self.readline:
-                self.candidates = candidates
-                line = self.edit(question, remember)
-            else:
-                line = self.read(question)
-            try:
-                if type(line) is not Text:
-                    line = line.decode(encoding)        # 2.7
-                line.encode("utf-8")                    # else fails here: see `main`
-                return line[:-1] if line.endswith("\n") else line
-            except UnicodeError:
-                self.say("That is not text in %s." % encoding, RED)
-
-    def read(self, question):
-        if self.is_typed:
-            self.write(self.styled(question, BOLD))
-        elif question != self.question:
-            self.write(question.rstrip() + "\n")
-        self.question = question
-        line = sys.stdin.readline()
-        if not line:
-            raise EOFError()
-        return line
-
-    def edit(self, question, remember):
-        is_libedit = "libedit" in (self.readline.__doc__ or "")
-        if not is_libedit:
-            question = self.styled(question, BOLD, "\001%s\002")    # or they count as columns
-        if str is bytes:
-            question = question.encode(self.encoding)           # 2.7
-        self.readline.parse_and_bind(TAB_KEY[is_libedit, self.candidates is not None])
-        if remember:
-            return self.edit_line(question)
-        history = [self.readline.get_history_item(number + 1)
-                   for number in range(self.readline.get_current_history_length())]
-        self.readline.clear_history()
-        line = self.edit_line(question)
-        self.readline.clear_history()
-        for earlier in history:
-            self.readline.add_history(earlier)
-        return line
-
-    def edit_line(self, question):
-        """`input`, but for Ctrl-Z: when the player comes back, the line is there. Left to itself,
-        readline does not notice that it was away, and Enter sends a line that nobody sees."""
-        usual = signal.getsignal(signal.SIGTSTP)
-        handler = usual if usual == signal.SIG_IGN else _suspend    # ignored: no way back from it
-        typed = ""
-        self.readline.set_startup_hook(lambda: self.readline.insert_text(typed))
-        line = None
-        while line is None:
-            try:
-                try:
-                    signal.signal(signal.SIGTSTP, handler)
-                    line = input(question)
-                finally:
-                    signal.signal(signal.SIGTSTP, usual)
-            except _Suspended:
-                if line is None:
-                    typed = self.readline.get_line_buffer()
-                    self.write("\n")
-                    os.kill(os.getpid(), signal.SIGTSTP)            # and `fg` goes on from here
-        return line
-
-    def forget_typed(self):
-        """Drop what was typed and not read yet."""
-        if self.is_typed:
-            try:
-                termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
-            except termios.error:           # it is gone; reading from it will tell
-                pass
-
-    def complete(self, text, number):
-        """readline's completer: the number-th completion of a word; None after the last."""
-        if number == 0:
-            self.matches = self.completions()
-        return self.matches[number] if number < len(self.matches) else None
-
-    def completions(self):
-        line = self.readline.get_line_buffer()
-        before, line = line[:self.readline.get_begidx()], line[:self.readline.get_endidx()]
-        if str is bytes:                                        # 2.7
-            before, line = [part.decode(self.encoding, "replace") for part in (before, line)]
-        part, names = self.candidates(line) if self.candidates else ("", [])
-        # Of a name with spaces, readline completes the last word; the part before it is there.
-        known = len(before) - (len(line) - len(part))
-        matches = [name[known:] for name in beginning_with(part, names)
-                   if name == self.printable(name)]
-        return [match.encode(self.encoding) for match in matches] if str is bytes else matches
-
-    def end(self, number, frame):
-        """The handler of a signal that ends the client: leave at once, with the terminal as it was
-        found. An exception instead could come up anywhere, in the exit itself even."""
-        for ending in ENDINGS:
-            signal.signal(ending, signal.SIG_DFL)
-        try:
-            if self.modes:
-                termios.tcsetattr(sys.stdin.fileno(), termios.TCSANOW, self.modes)
-            self.end_line()
-        except (EnvironmentError, termios.error):
-            pass                            # it is gone
-        finally:
-            os._exit(128 + number)          # as shells have it
-
-    # --- what the player sees ---------------------------------------------------------------
-
-    def end_line(self):
-        """Let the shell's prompt have a line of its own."""
-        if self.is_typed and self.has_screen:
-            os.write(sys.stdout.fileno(), b"\n")
-
-    def say(self, text, style=PLAIN, indent=0):
-        """Print a line; on a screen as many as it needs, the later ones indented. What the terminal
-        would take for a command is escaped."""
-        text = self.printable(text)
-        for line in wrapped(text, indent) if self.has_screen else [text]:
-            self.write(self.styled(line, style) + "\n")
-
-    def tell(self, *sentences):
-        """Print what went wrong: in one line, unless a screen is too narrow for that."""
-        text = " ".join(sentences)
-        fits = not self.has_screen or columns(self.printable(text)) <= COLUMNS
-        for line in [text] if fits else sentences:
-            self.say(line, RED)
-
-    def printable(self, text):
-        """Text as it will be shown: what would steer the terminal is escaped, and what it has no
-        character for."""
-        text = _UNSAFE.sub(lambda match: ("\\x%02x" if match.group() < "\xff" else "\\u%04x")
-                           % ord(match.group()), text)
-        return text.encode(self.encoding, "backslashreplace").decode(self.encoding)
-
-    def styled(self, text, style, markers="%s"):
-        if not self.has_colours or not style:
-            return text
-        return markers % ("\x1b[%sm" % style) + text + markers % "\x1b[m"
-
-    def write(self, text):
-        """Print printable text at once."""
-        stream = getattr(sys.stdout, "buffer", sys.stdout)      # 2.7: sys.stdout takes bytes itself
-        stream.write(text.encode(self.encoding))
-        stream.flush()
-
-    @contextlib.contextmanager
-    def waiting(self, text):
-        """While what is done in here takes long, a line tells the player so."""
-        shown = []
-
-        def show():
-            shown.append(True)
-            try:
-                self.write(self.styled(text, FAINT) + ("" if self.can_erase else "\n"))
-            except EnvironmentError:        # nobody is there: that is for the main thread to find
-                pass
-
-        notice = threading.Timer(WAITING_NOTICE_SECONDS, show)
-        notice.daemon = True
-        try:
-            notice.start()
-        except threading.ThreadError:       # no more threads: the player waits without a word
-            pass
-        try:
-            yield
-        finally:
-            notice.cancel()
-            if notice.is_alive():
-                notice.join()
-            if shown and self.can_erase:
-                self.write("\r\x1b[K")      # ECMA-48: erase the line
-
-
-def _readline():
-    """Python's module for line editing, set up; None where there is none."""
-    try:
-        import readline
-    except ImportError:
-        return None
-    for setting in ("set show-all-if-ambiguous on",     # at the first Tab
-                    "set enable-bracketed-paste off",   # pasted lines are lines
-                    "set input-meta on", "set output-meta on", "set convert-meta off"):
-        readline.parse_and_bind(setting)        # the last three: UTF-8 passes in the C locale
-    return readline
-
-
-class _Suspended(Exception):
-    """The player has typed Ctrl-Z."""
-
-
-def _suspend(number, frame):
-    signal.signal(number, signal.SIG_IGN)       # once is enough
-    raise _Suspended()
-
-
-def columns(text):
-    """How many columns of a terminal a text takes (Unicode Standard Annex 11)."""
-    return sum(map(_columns_of, text))
-
-
-def _columns_of(character):
-    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
-        return 0                        # stands on the one before it, or is not shown at all
-    if unicodedata.east_asian_width(character) in ("W", "F"):
-        return 2
-    return 2 if str is bytes and character >= "\U0001f300" else 1       # 2.7 knows no emoji
-
-
-def shorten(text, width):
-    """A text, or as much of its beginning as fits, with dots, into so many columns."""
-    if columns(text) <= width:
-        return text
-    room = width - columns("...")
-    kept = []
-    for character in text:
-        room -= _columns_of(character)
-        if room < 0:
-            break
-        kept.append(character)
-    return "".join(kept) + "..."
-
-
-def wrapped(text, indent):
-    """A text as lines of at most `COLUMNS` columns, the later ones indented. A word that is longer
-    than that is left to the terminal."""
-    lines = [[]]
-    used = 0                            # columns of the last of them
-    for word in re.findall(" *[^ ]+", text):
-        if lines[-1] and used + columns(word) > COLUMNS \
-                and columns(word.lstrip(" ")) <= COLUMNS - indent:
-            lines.append([" " * indent])
-            used = indent
-            word = word.lstrip(" ")
-        lines[-1].append(word)
-        used += columns(word)
-    return ["".join(line) for line in lines]
 
 
 # --- the console ----------------------------------------------------------------------------
 
-HELP = ("help", "?")
+HELP_WORDS = ("help", "?")
 TRADES = ("buy", "sell")
 UNKNOWN_ITEM = "There is no \"%s\" in the catalog."
 EXPLANATIONS = {
-    "balance": "your credits",
-    "items": "what you own",
+    "balance": "your credits", "items": "what you own",
     "buy": "shows the catalog, and asks what you choose",
     "sell": "shows what you own, and asks what you give back for its price",
     "logout": "frees your nickname for others",
 }
 
 
-def hints(host, port, tls):
-    """What to do about a ServerGone, by its reason."""
+def advice_by_reason(host, port, tls):
+    """Return what a player can do about a ServerGone, by its reason."""
     check = "Check --host and --port."
-    start = check
-    if not tls and (host in ("localhost", "::1") or host.startswith("127.")):
-        flags = (" --host %s" % host if host != HOST else "") \
-            + (" --port %d" % port if port != PORT else "")
-        start = "Start one%s python server.py%s" % (":" if flags else " with:", flags)
-    return {
-        "not_running": start,
-        "unreachable": check,
-        "tls_failed": "Check --tls and --ca.",
-        "no_answer": "Try to log in again.",
-        "gone": "Log in again when it is back.",
-        "not_lavka": check,
-    }
+    flags = (" --host %s" % host if host != HOST else "") \
+        + (" --port %d" % port if port != PORT else "")
+    start = "Start one%s python server.py%s" % (":" if flags else " with:", flags)
+    is_local = not tls and (host in ("localhost", "::1") or host.startswith("127."))
+    return {"not_running": start if is_local else check, "unreachable": check, "not_lavka": check,
+            "tls_failed": "Check --tls and --ca.", "no_answer": "Try to log in again.",
+            "gone": "Log in again when it is back."}
 
 
 class State(Enum):
-    """What the player's next line is taken for."""
+    """The state of the console: what it takes the player's next line for."""
     LOGIN = "a nickname"
     GAME_SESSION = "an option"
 
 
 class Console(object):
-    """The state machine between a player's lines and the server's answers.
+    """The state machine between a player's lines and the server's answers."""
 
-    `account` and `catalog` are the cache: what the server told at login and after each trade.
-    """
-
-    def __init__(self, connect, hints, terminal):
-        self.connect = connect          # returns a Client
-        self.hints = hints              # what to do when there is no server, by the reason
+    def __init__(self, connect, advice, terminal):
+        self.connect = connect          # function that returns a new Client
+        self.advice = advice            # what to do about a ServerGone, by its reason
         self.terminal = terminal
-        self.say = terminal.say
-        self.steps = {State.LOGIN: self.log_in, State.GAME_SESSION: self.play}
-        self.options = {"balance": self.show_balance, "items": self.show_items, "buy": self.buy,
-                        "sell": self.sell, "logout": self.logout}
-        self.options.update((word, self.show_help) for word in HELP)
-        self.nickname = ""              # the last one that was logged in, or to be
-        self.client = None
-        self.leave()
+        self.say, self.say_error = terminal.say, terminal.say_error
+        self.options = {"balance": self.show_balance, "items": self.show_items,
+                        "buy": functools.partial(self.trade, "buy"),
+                        "sell": functools.partial(self.trade, "sell"), "logout": self.log_out}
+        self.options.update((word, self.show_help) for word in HELP_WORDS)
+        self.client = None              # connection of this session or login
+        self.nickname = ""              # nickname of the last login, offered for the next one
+        self.end_session()
 
     def run(self):
-        """Take lines until the input ends, with EOFError."""
-        if self.terminal.is_typed:
+        """Handle lines until EOFError, the end of the input."""
+        if self.terminal.has_keyboard:
             self.say("A nickname opens an account, or gets yours back. Ctrl-C or Ctrl-D leaves.",
                      FAINT)
         while True:
             try:
-                self.steps[self.state]()
-            except RpcError as refusal:     # of a login, or of a session that is none any more
-                self.fail(refusal.message)
+                step = self.log_in if self.state is State.LOGIN else self.ask_option
+                step()
+            except RpcError as refusal:     # the login was refused, or the server has lost it
+                self.abort_session(refusal.message)
             except ServerGone as gone:
-                self.fail(gone.message, self.hints[gone.reason])
+                self.abort_session(gone.message, self.advice[gone.reason])
 
-    def fail(self, *sentences):
-        """Go to State.LOGIN unexpectedly: what was typed ahead was meant for something else."""
-        self.terminal.forget_typed()
-        self.leave()
-        self.terminal.tell(*sentences)
-
-    def leave(self):
-        """Go to State.LOGIN, with no connection and nothing cached."""
+    def end_session(self):
+        """Close the connection, drop the cache and enter State.LOGIN."""
         if self.client:
             self.client.close()
         self.state = State.LOGIN
         self.client = None
-        self.account = None
-        self.catalog = []
-        self.shown = {}                 # for buy and sell: what stood in the list shown last
+        self.account, self.catalog = None, []       # cache of what the server has sent
+        self.listed = {}                # items in the order listed last, for "buy" and for "sell"
 
-    def call(self, method, *arguments):
-        """Call what waits for the server; the player is told if that takes long."""
-        with self.terminal.waiting("Waiting for the server ..."):
+    def abort_session(self, *sentences):
+        """End the session because of an error, and print it."""
+        self.terminal.discard_typeahead()       # options, which would be taken for nicknames
+        self.end_session()
+        self.say_error(*sentences)
+
+    def call_server(self, method, *arguments):
+        """Return the result of a method that waits for the server; say so if it takes long."""
+        with self.terminal.waiting_notice("Waiting for the server ..."):
             return method(*arguments)
 
     # --- State.LOGIN ------------------------------------------------------------------------
 
     def log_in(self):
-        last = self.nickname if self.terminal.is_typed else ""      # Enter is a key
-        question = "Nickname [%s]: " % self.short(last) if last else "Nickname: "
-        nickname = self.terminal.ask(question, remember=False) or last
+        """Ask for a nickname, connect and log in."""
+        default = self.nickname if self.terminal.has_keyboard else ""   # a pipe has no Enter key
+        offer = " [%s]" % self.terminal.shorten(default, NICKNAME_COLUMNS) if default else ""
+        nickname = self.terminal.ask("Nickname%s: " % offer, remember=False) or default
         problem = protocol.nickname_problem(nickname)
         if problem:
-            return self.say(problem, RED)
-        self.nickname = last or nickname
-        self.client = self.call(self.connect)
-        login = self.call(self.client.login, nickname)
+            return self.say_error(problem)
+        self.nickname = default or nickname
+        self.client = self.call_server(self.connect)
+        login = self.call_server(self.client.login, nickname)
         self.nickname = nickname
         self.state = State.GAME_SESSION
-        self.account = login["account"]
-        self.catalog = login["catalog"]
-        self.say("Welcome%s, %s!" % (" to the shop" if login["created"] else " back", nickname),
-                 GREEN)
-        self.show_card()
+        self.account, self.catalog = login["account"], login["catalog"]
+        welcome = "Welcome to the shop" if login["created"] else "Welcome back"
+        self.say("%s, %s!" % (welcome, nickname), GREEN)
+        self.show_account()
         self.show_options()
 
     # --- State.GAME_SESSION -------------------------------------------------------------------
 
-    def play(self):
-        question = "%s %d> " % (self.short(self.account["nickname"]), self.account["credits"])
-        line = self.terminal.ask(question, self.option_candidates)
-        while line is not None:         # an option typed at the question for an item is the next
-            line = self.choose(line)
+    def ask_option(self):
+        """Ask for an option and run it."""
+        nickname = self.terminal.shorten(self.account["nickname"], NICKNAME_COLUMNS)
+        question = "%s %d> " % (nickname, self.account["credits"])
+        line = self.terminal.ask(question, self.complete_option)
+        while line is not None:
+            line = self.run_option(line)
 
-    def choose(self, line):
-        """Carry out an option; returns the line to go on with, or None."""
-        self.call(self.client.ping)     # whatever was typed, a lost server is noticed now
+    def run_option(self, line):
+        """Run the option in a line; return the next one if the player has already typed it."""
+        self.call_server(self.client.ping)      # any line, even an empty one, detects a lost server
         words = line.strip().split(None, 1)
         if not words:
             return None
-        if words[1:]:
-            found = find(words[0], TRADES)
-        else:
-            found = find(words[0], OPTIONS + HELP, OPTIONS)
-        if len(found) == 1:
-            return self.options[found[0]](*words[1:])
-        self.explain("There is no option \"%s\".", line.strip(), found)
-        self.show_options()
+        names, listed = (TRADES, ()) if words[1:] else (OPTIONS + HELP_WORDS, OPTIONS)
+        matches = find(words[0], names, listed)
+        if len(matches) == 1:
+            return self.options[matches[0]](*words[1:])
+        self.reject_word("There is no option \"%s\".", line.strip(), matches)
+        return self.show_options()
 
-    def option_candidates(self, line):
-        """What Tab offers in a line: options, and items behind those that take one."""
+    def complete_option(self, line):
+        """Complete an option, or the item after a trade; a completer of `Terminal.ask`."""
         option, space, item = line.lstrip().partition(" ")
         if not space:
-            return option, [name + " " if name in TRADES else name for name in OPTIONS + HELP[:1]]
-        found = find(option, TRADES)
-        return item.lstrip(), self.goods(found[0]) if len(found) == 1 else []
-
-    def buy(self, word=None):
-        return self.trade("buy", word)
-
-    def sell(self, word=None):
-        if not self.account["items"]:
-            return self.say("You have nothing to sell.", RED)
-        return self.trade("sell", word)
-
-    def goods(self, verb):
-        """The items that can be bought, or those that can be sold."""
-        return self.account["items"] if verb == "sell" else [item["name"] for item in self.catalog]
-
-    def trade(self, verb, word):
-        """Trade the item that is meant by a word, or ask for one until one was traded or the player
-        wants something else: an option, which is returned, or None."""
-        if word and (verb in self.shown or not word.isdigit()):     # a number needs a list
-            found = self.find_item(verb, word)
-            if len(found) == 1:
-                self.request(verb, found[0])
-            else:
-                self.explain(UNKNOWN_ITEM, word, found)
-            return None
-        names = self.goods(verb)
-        self.show_goods(verb, names)
-        while True:
-            word = self.terminal.ask("What do you %s? (or %s) " % (verb, BACK),
-                                     lambda line: (line.lstrip(), names + [BACK])).strip()
-            found = self.find_item(verb, word, [BACK]) if word else []
-            if self.is_option(word) and word.lower() not in [name.lower() for name in found]:
-                if word.lower() not in HELP:
-                    return word
-                self.choose(word)
-            elif len(found) == 1 and found != [BACK]:
-                if self.request(verb, found[0]):
-                    return None
-            else:
-                self.call(self.client.ping)
-                if found == [BACK]:
-                    return None
-                if word:
-                    self.explain(UNKNOWN_ITEM, word, found)
+            return option, [name + " " if name in TRADES else name
+                            for name in OPTIONS + HELP_WORDS[:1]]
+        matches = find(option, TRADES)
+        return item.lstrip(), self.tradable_items(matches[0]) if len(matches) == 1 else []
 
     def is_option(self, line):
+        """Return whether a line at the question for an item is an option, written in full."""
         words = line.lower().split(None, 1)
-        return len(words) == 1 and words[0] in self.options \
-            or len(words) == 2 and words[0] in TRADES
+        return bool(words) and words[0] in (TRADES if words[1:] else self.options)
+
+    def log_out(self):
+        nickname = self.account["nickname"]
+        self.call_server(self.client.logout)
+        self.end_session()
+        self.say("Good bye, %s." % nickname)
+
+    def trade(self, verb, word=None):
+        """Trade the item that a word means, or ask for one; return an option typed instead."""
+        if verb == "sell" and not self.account["items"]:
+            return self.say_error("You have nothing to sell.")
+        if word and (verb in self.listed or not word.isdigit()):    # a number refers to a list
+            matches = self.find_item(verb, word)
+            if len(matches) == 1:
+                self.request_trade(verb, matches[0])
+            else:
+                self.reject_word(UNKNOWN_ITEM, word, matches)
+            return None
+        self.list_items(verb)
+        return self.ask_item(verb)
+
+    def ask_item(self, verb):
+        """Ask until an item is traded or the player goes back; return an option typed instead."""
+        names = self.tradable_items(verb) + [BACK]
+        question = "What do you %s? (or %s) " % (verb, BACK)
+        while True:
+            word = self.terminal.ask(question, lambda line: (line.lstrip(), names)).strip()
+            matches = self.find_item(verb, word, [BACK]) if word else []
+            if self.is_option(word) and word.lower() not in [name.lower() for name in matches]:
+                if word.lower() not in HELP_WORDS:
+                    return word
+                self.run_option(word)
+            elif len(matches) == 1 and matches != [BACK]:
+                if self.request_trade(verb, matches[0]):
+                    return None
+            else:
+                self.call_server(self.client.ping)
+                if matches == [BACK]:
+                    return None
+                if word:
+                    self.reject_word(UNKNOWN_ITEM, word, matches)
+
+    def tradable_items(self, verb):
+        """Return the names of the items that can be bought, or that can be sold."""
+        owned = list(self.account["items"])
+        return owned if verb == "sell" else [item["name"] for item in self.catalog]
 
     def find_item(self, verb, word, others=()):
-        """What is meant by a word: of what can be traded so, else of what can be traded the other
-        way round, to be told by the server why not."""
-        return find(word, self.goods(verb) + list(others), self.shown.get(verb, ())) \
-            or find(word, self.goods("sell" if verb == "buy" else "buy"))
+        """Return the items that a word may mean, or else those that the server will refuse."""
+        names = self.tradable_items(verb) + list(others)
+        return find(word, names, self.listed.get(verb, ())) \
+            or find(word, self.tradable_items("sell" if verb == "buy" else "buy"))
 
-    def request(self, verb, item):
-        """Have the server trade; returns whether there is no more to ask. Raises RpcError when the
-        login is lost."""
+    def request_trade(self, verb, item):
+        """Let the server trade; return False if it refuses and the player may choose again."""
         try:
-            self.account = self.call(getattr(self.client, verb), item)
+            self.account = self.call_server(getattr(self.client, verb), item)
         except RpcError as refusal:
-            if refusal.reason == "not_logged_in":
+            if refusal.reason == "not_logged_in":       # the server has lost the login
                 raise
-            self.say(refusal.message, RED)
+            self.say_error(refusal.message)
             return False
         except ServerGone as gone:
-            self.fail(gone.message, "It may or may not have let you %s the %s: your next login "
-                      "will show." % (verb, item))
+            self.abort_session(gone.message, "It may or may not have let you %s the %s: your next "
+                               "login will show." % (verb, item))
             return True
         self.say("Congratulations! You %s the %s." % ("bought" if verb == "buy" else "sold", item),
                  GREEN)
         self.show_balance()
         return True
 
-    def logout(self):
-        nickname = self.account["nickname"]
-        self.call(self.client.logout)
-        self.leave()
-        self.say("Good bye, %s." % nickname)
-
     # --- what the player sees -----------------------------------------------------------------
 
-    def short(self, nickname):
-        return shorten(self.terminal.printable(nickname), NICKNAME_COLUMNS)
-
-    def explain(self, problem, word, found):
-        """Say why a word was not taken: nothing was found for it, or too much."""
-        if found:
-            self.say("\"%s\" may be %s or %s." % (word, ", ".join(found[:-1]), found[-1]), RED)
+    def reject_word(self, problem, word, matches):
+        """Say that a word means nothing, or too many things."""
+        if matches:
+            self.say_error("\"%s\" may be %s or %s." % (word, ", ".join(matches[:-1]), matches[-1]))
         else:
-            self.say(problem % word, RED)
+            self.say_error(problem % word)
 
-    def show_card(self):
+    def show_account(self):
         self.say("  credits  %d" % self.account["credits"])
         self.say("  items    %s" % (", ".join(self.account["items"]) or "none"), indent=11)
 
@@ -756,31 +411,26 @@ class Console(object):
         items = self.account["items"]
         self.say("Your items: %s." % ", ".join(items) if items else "You have no items.", indent=12)
 
-    def show_goods(self, verb, names):
-        """The table to choose from, by name or by number."""
-        self.shown[verb] = list(names)
+    def list_items(self, verb):
+        """Print a table of the items that can be traded, and remember their numbers."""
+        names = self.listed[verb] = self.tradable_items(verb)
         prices = {item["name"]: item["price"] for item in self.catalog}
-        rows = [("#", "item", "price", "", FAINT)]
+        rows = [(("#", "item", "price", ""), FAINT)]
         for number, name in enumerate(names, 1):
-            price = prices.get(name, "-")           # it may have left the catalog
-            note, style = "", PLAIN
-            if verb == "buy":
-                missing = price - self.account["credits"]
-                note = "owned" if name in self.account["items"] \
-                    else "%d credits short" % missing if missing > 0 else "affordable"
-                style = PLAIN if note == "affordable" else FAINT
-            rows.append(("%d" % number, shorten(self.terminal.printable(name), ITEM_COLUMNS),
-                         "%s" % price, note, style))
-        widths = [max(columns(row[column]) for row in rows) for column in range(3)]
-        for number, name, price, note, style in rows:
-            row = "  %s  %s  %s  %s" % (
-                number.rjust(widths[0]), name + " " * (widths[1] - columns(name)),
-                price.rjust(widths[2]), note)
-            self.say(row.rstrip(), style)
+            price = prices.get(name, "-")           # an owned item may have left the catalog
+            note = self.affordability(name, price) if verb == "buy" else ""
+            cells = ("%d" % number, self.terminal.shorten(name, ITEM_COLUMNS), "%s" % price, note)
+            rows.append((cells, PLAIN if note in ("", "affordable") else FAINT))
+        self.terminal.show_table("><><", rows)
+
+    def affordability(self, name, price):
+        missing = price - self.account["credits"]
+        if name in self.account["items"]:
+            return "owned"
+        return "%d credits short" % missing if missing > 0 else "affordable"
 
     def show_options(self):
-        self.say("Options: %s." % ", ".join(
-            "%d %s" % option for option in enumerate(OPTIONS, 1)))
+        self.say("Options: %s." % ", ".join("%d %s" % pair for pair in enumerate(OPTIONS, 1)))
         self.say("Type ? for help; Ctrl-C or Ctrl-D leaves the game.", FAINT)
 
     def show_help(self):
@@ -788,48 +438,36 @@ class Console(object):
             self.say("  %d  %-8s %s" % (number, option, EXPLANATIONS[option]))
         self.say("The beginning of an option or item is enough, or its number in the list shown.")
         self.say("\"buy sword\" and \"sell sword\" ask nothing; \"%s\" leaves a question." % BACK)
-        if self.terminal.readline:
+        if self.terminal.can_edit:
             self.say("Tab completes, the arrow keys bring back earlier lines.")
         self.say("Ctrl-C or Ctrl-D leaves the game.")
 
 
-def find(word, names, shown=()):
-    """The names that a player may mean by a word, in any case: the one that it is, the one that has
-    this number in a list that was shown, or else all that begin with it."""
-    exact = [name for name in names if name == word] \
-        or [name for name in names if name.lower() == word.lower()] \
-        or [name for number, name in enumerate(shown, 1) if "%d" % number == word]
-    return exact[:1] or beginning_with(word, names)
+# --- the command ----------------------------------------------------------------------------
 
-
-def beginning_with(word, names):
-    return [name for name in names if name.lower().startswith(word.lower())]
-
-
-def show_stats(connect, hints, terminal):
-    """Print what the server counts, a line each; returns the exit status."""
-    say = terminal.say
+def show_stats(connect, advice, terminal):
+    """Print the server's statistics, a line each; return the exit status."""
     try:
         with connect() as client:
-            figures = client.stats()
+            stats = client.stats()
     except ServerGone as gone:
-        terminal.tell(gone.message, hints[gone.reason])
+        terminal.say_error(gone.message, advice[gone.reason])
         return 1
     except RpcError as refusal:
-        say("The server tells this only on the machine that it runs on."
-            if refusal.reason == "method_not_found" else refusal.message)
+        terminal.say("The server tells this only on the machine that it runs on."
+                     if refusal.reason == "method_not_found" else refusal.message)
         return 1
-    for name, value in sorted(figures.items()):
+    for name, value in sorted(stats.items()):
         if type(value) is dict:
             value = ", ".join("%s %s" % item for item in sorted(value.items())) or "none"
-        say("%-18s %s" % (name, value))
+        terminal.say("%-18s %s" % (name, value))
     return 0
 
 
-def main(arguments=None):
-    """Run the console; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Play: log in, buy and sell.")
-    protocol.add_address_options(parser)
+def parse_arguments(arguments):
+    """Return the options of the command line; `tls` is an ssl.SSLContext or None."""
+    parser = cli.Parser(description="Play: log in, buy and sell.")
+    cli.add_address_options(parser)
     parser.add_argument("--tls", action="store_true",
                         help="encrypt, and have the server prove that it is HOST")
     parser.add_argument("--ca", metavar="FILE",
@@ -840,32 +478,21 @@ def main(arguments=None):
     if options.ca and not options.tls:
         parser.error("--ca is of use only with --tls")
     try:
-        tls = ssl.create_default_context(cafile=options.ca) if options.tls else None
+        options.tls = ssl.create_default_context(cafile=options.ca) if options.tls else None
     except EnvironmentError as error:                   # ssl.SSLError is one
         parser.error("there are no certificates in the file of --ca: %s"
-                     % (_tls_reason(error) or error.strerror))
+                     % (_openssl_reason(error) or error.strerror))
+    return options
 
-    def connect():
-        return Client(options.host, options.port, tls=tls)
 
-    if sys.stdin is None or sys.stdout is None:         # closed by whoever started us
-        return 1
-    if hasattr(sys.stdin, "reconfigure"):               # 3.x: a bad byte costs its line, no more
-        sys.stdin.reconfigure(errors="surrogateescape")
-    terminal = Terminal()
-    try:
-        for ending in ENDINGS:
-            signal.signal(ending, terminal.end)
-        what_to_do = hints(options.host, options.port, tls)
-        if options.stats:
-            return show_stats(connect, what_to_do, terminal)
-        Console(connect, what_to_do, terminal).run()
-    except EOFError:
-        terminal.end_line()
-        return 0
-    except EnvironmentError:                            # the terminal or pipe is no longer there
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)    # where the exit may flush to
-        return 1
+def main(arguments=None):
+    """Run the program; return its exit status."""
+    options = parse_arguments(arguments)
+    connect = functools.partial(Client, options.host, options.port, tls=options.tls)
+    advice = advice_by_reason(options.host, options.port, options.tls)
+    if options.stats:
+        return run_on_terminal(lambda terminal: show_stats(connect, advice, terminal))
+    return run_on_terminal(lambda terminal: Console(connect, advice, terminal).run())
 
 
 if __name__ == "__main__":

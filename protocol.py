@@ -388,6 +388,40 @@ def parse_response(line):
     return value["id"], None, RpcError(error["code"], error["message"], data)
 
 
+# Checks of results, by the client: each returns what it has checked. They raise ValueError,
+# KeyError or TypeError for a result of another shape.
+
+def read_login(result):
+    """Return the result of `login`."""
+    for item in result["catalog"]:
+        _expect(item["name"], Text)
+        _expect(item["price"], int)
+    _expect(result["created"], bool)
+    read_account(result)
+    return result
+
+
+def read_account(result):
+    """Return the account in the result of `buy` or `sell`."""
+    account = result["account"]
+    _expect(account["nickname"], Text)
+    _expect(account["credits"], int)
+    for item in _expect(account["items"], list):
+        _expect(item, Text)
+    return account
+
+
+def read_stats(result):
+    """Return the result of `stats`."""
+    return _expect(result, dict)
+
+
+def _expect(value, kind):
+    if type(value) is not kind:
+        raise ValueError("not of the type that the protocol says")
+    return value
+
+
 def address(host, port):
     """Return an address as people write it, an IPv6 one in brackets (RFC 3986, section 3.2.2)."""
     return ("[%s]:%s" if ":" in host else "%s:%s") % (host, port)

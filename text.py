@@ -1,5 +1,5 @@
 # -*- coding: utf-8 -*-
-"""Text for logs and terminals: escaping, quoting, bounding, and widths in columns.
+"""Text for logs and terminals: escaping, quoting, bounding, widths, and matching of words.
 
 One table says which characters are unsafe to show; the log, the console and the operators'
 commands share it.
@@ -101,3 +101,22 @@ def wrap(text, indent=0):
         lines[-1].append(word)
         used += columns(word)
     return ["".join(line) for line in lines]
+
+
+# --- matching of words ----------------------------------------------------------------------
+
+def find(word, names, listed=()):
+    """Return the names that a player may mean by a word, in any case.
+
+    One name that is the word, else the one of `listed` whose number it is, else all that begin
+    with it.
+    """
+    exact = [name for name in names if name == word] \
+        or [name for name in names if name.lower() == word.lower()] \
+        or [name for number, name in enumerate(listed, 1) if "%d" % number == word]
+    return exact[:1] or find_by_prefix(word, names)
+
+
+def find_by_prefix(prefix, names):
+    """Return the names that begin with the prefix, in any case."""
+    return [name for name in names if name.lower().startswith(prefix.lower())]

@@ -23,13 +23,13 @@ PICTURE = os.path.join(DOCS, "session.svg")
 
 
 def play():
-    """Play the session; returns (what the terminal was sent, the lines that stand on it)."""
+    """Play the session; return (what the client wrote, the lines of the screen)."""
     directory = tempfile.mkdtemp()
     program = screen = None
     try:
         program = Program(directory)
         open_account(program.database, "bob", 290, "torch")
-        screen = Screen(program.port, height=40)      # so that nothing scrolls away
+        screen = Screen(program.port, height=40)      # high enough: nothing scrolls
         screen.until_line("Nickname: ")
         screen.enter("bob", "bob 290> ")
         screen.enter("buy", "What do you buy? (or back) ")
@@ -78,7 +78,7 @@ width="%(width)d" height="%(height)d"
 
 
 def draw(written):
-    """The picture, as SVG, of lines that a terminal was sent."""
+    """Return the picture, as SVG, of what the client wrote."""
     lines = written.replace("\a", "").splitlines()
     columns = max(len(SGR.sub("", line)) for line in lines)
     width, height = int(columns * COLUMN) + 2 * MARGIN, len(lines) * LINE_HEIGHT + 2 * MARGIN
@@ -91,7 +91,7 @@ def draw(written):
 
 
 def spans(line):
-    """A line's text as SVG."""
+    """Return a line's text as SVG."""
     parts = iter([""] + SGR.split(line))
     return "".join('<tspan class="%s">%s</tspan>' % (STYLES[style], escape(text))
                    if STYLES[style] else escape(text) for style, text in zip(parts, parts))

@@ -402,3 +402,61 @@ def make_ticker(database):
 @pytest.fixture
 def ticker(make_ticker):
     return make_ticker()
+
+
+# --- players of the client, and servers that follow a script (console.py) ------------------------
+
+import console      # noqa: E402    (it imports names from above)
+
+
+@pytest.fixture
+def start_player():
+    """Return a function that starts a `console.Player`.
+
+    Every player is ended after the test. None may have seen a traceback.
+    """
+    players = []
+
+    def start(port=None, *arguments, **variables):
+        player = console.Player(port, *arguments, **variables)
+        players.append(player)
+        player.read_until(console.NICKNAME)
+        return player
+
+    yield start
+    for player in players:
+        player.end()
+    for player in players:
+        assert "Traceback" not in player.recording.getvalue()
+
+
+@pytest.fixture
+def player(program, start_player):
+    """Return a player with 100 credits, a sword and a torch, who has just logged in."""
+    open_account(program.database, "bob", 100, "sword,torch")
+    player = start_player(program.port)
+    player.enter("bob", console.OPTION)
+    return player
+
+
+@pytest.fixture
+def script():
+    """Return a `console.Script`, closed after the test."""
+    script = console.Script()
+    yield script
+    script.close()
+
+
+@pytest.fixture
+def full_listen_queue():
+    """Return a port where connections are neither accepted nor refused."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(0)
+    connecting = [socket.socket() for _ in range(8)]
+    for sock in connecting:
+        sock.setblocking(False)
+        sock.connect_ex(listener.getsockname())
+    yield listener.getsockname()[1]
+    for sock in connecting + [listener]:
+        sock.close()

@@ -2,7 +2,6 @@
 """client.py on terminals and in pipes, against the real server and against scripted ones."""
 from __future__ import unicode_literals
 
-import errno
 import io
 import json
 import os
@@ -15,266 +14,38 @@ import sys
 import threading
 import time
 
-import pexpect
 import pytest
-from conftest import (CLIENT, PATIENCE, WAITING, open_account, player_environment, query,
-                      wait_for)
+from conftest import CLIENT, PATIENCE, ROOT, WAITING, environment, open_account, query, wait_for
+from console import (ACCOUNT, BUY, NICKNAME, OPTION, QUESTIONS, RESULTS, SELL, Script, end_process,
+                     in_order, read_output, run, start_in_pipes, stored_account)
 
 import protocol
 from client import Client, ServerGone, State
-from constants import (REPLY_SECONDS, CREDITS_RANGE, NICKNAME_FREED_SECONDS, HOST, ITEMS, MAX_LINE,
-                       MAX_NICKNAME, OPTIONS, PORT)
+from constants import (CREDITS_RANGE, HOST, ITEMS, MAX_LINE, MAX_NICKNAME, NICKNAME_FREED_SECONDS,
+                       OPTIONS, PORT, REPLY_SECONDS)
 
-# Prompts on a terminal, as patterns.
-NICKNAME = r"Nickname( \[[^\r\n]*\])?: "
-OPTION = r"[^\r\n]* \d+> "
-BUY = r"What do you buy\? \(or back\) "
-SELL = r"What do you sell\? \(or back\) "
-QUESTIONS = {"buy": BUY, "sell": SELL}
 # Other interpreters, each with Lavka's requirements, separated by spaces.
 PYTHONS = os.environ.get("LAVKA_TEST_PYTHONS", "").split()
 
 
-# --- players ------------------------------------------------------------------------------------
-
-class Player(pexpect.spawn):
-    """client.py on a terminal that echoes nothing: all that it shows, the client wrote."""
-
-    def __init__(self, port=None, *arguments, **variables):
-        command = variables.pop("shell", []) + [sys.executable, CLIENT]
-        command += (["--port", "%d" % port] if port else []) + list(arguments)
-        self.recording = io.StringIO()
-        super(Player, self).__init__(command[0], command[1:], timeout=PATIENCE, encoding="utf-8",
-                                     echo=False, env=player_environment(**variables))
-        self.logfile_read = self.recording
-        self.delaybeforesend = None
-        self.ptyproc.delayafterclose = 0
-
-    def read_until(self, prompt):
-        """The lines shown before a prompt, but for a notice that the client waits: a slow machine
-        has more of them."""
-        self.expect(prompt)
-        return [line for line in self.before.splitlines() if line != WAITING]
-
-    def enter(self, line, prompt):
-        """Type a line; what is shown until the next prompt."""
-        self.sendline(line)
-        return self.read_until(prompt)
-
-    def has_shown_more(self):
-        return bool(self.buffer or select.select([self.child_fd], [], [], 0)[0])
-
-    def interrupt(self):
-        """Ctrl-C. It is lost on an interpreter that is just about to read, see signal(7) on races
-        with blocking calls; so wait until it sleeps."""
-        def sleeps():
-            with open("/proc/%d/stat" % self.pid) as stat:
-                return stat.read().rpartition(")")[2].split()[0] == "S"
-        wait_for(sleeps, "the client to sleep")
-        self.sendintr()
-
-    def finish(self):
-        """Its exit status, once it has ended by itself."""
-        self.expect(pexpect.EOF)
-        self.wait()
-        return self.exitstatus
-
-    def end(self):
-        self.kill(signal.SIGKILL)
-        self.wait()
-        self.close()
-
-
 @pytest.fixture
 def without_readline(directory):
-    """The variables of a Python that lacks the module."""
+    """Return the environment variables of a Python without the module readline."""
     with io.open(os.path.join(directory, "readline.py"), "w") as module:
         module.write("raise ImportError()\n")
     return {"PYTHONPATH": directory}
 
 
 @pytest.fixture
-def play():
-    """A function that starts a Player; every one is ended, and none may have seen a traceback."""
-    players = []
-
-    def start_player(port=None, *arguments, **variables):
-        player = Player(port, *arguments, **variables)
-        players.append(player)
-        player.read_until(NICKNAME)
-        return player
-
-    yield start_player
-    for player in players:
-        player.end()
-    for player in players:
-        assert "Traceback" not in player.recording.getvalue()
-
-
-def run(port, lines, *arguments, **variables):
-    """client.py in pipes: (exit status, standard output, standard error)."""
-    python = variables.pop("python", sys.executable)
-    end = variables.pop("end", "\n")
-    arguments = (["--port", "%d" % port] if port else []) + list(arguments)
-    process = piped([python, CLIENT] + arguments, **variables)
-    data = b"\n".join(line if isinstance(line, bytes) else line.encode("utf-8") for line in lines)
-    try:
-        process.stdin.write(data + end.encode("ascii") if lines else b"")
-        process.stdin.close()
-        out, err = output(process)
-    finally:
-        end_process(process)
-    return process.returncode, out, err
-
-
-def piped(command, **variables):
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, env=player_environment(**variables))
-
-
-def output(process):
-    """What a process wrote until it ended."""
-    wait_for(lambda: process.poll() is not None, "the client to end")
-    return process.stdout.read().decode("utf-8"), process.stderr.read().decode("utf-8")
-
-
-def end_process(process):
-    if process.poll() is None:
-        process.kill()
-    process.wait()
-    for pipe in (process.stdin, process.stdout, process.stderr):
-        try:
-            pipe.close()
-        except EnvironmentError:        # what was not written has no reader any more
-            pass
-
-
-def in_order(text, *fragments):
-    """Whether each fragment comes after the one before it."""
-    begin = 0
-    for fragment in fragments:
-        begin = text.find(fragment, begin)
-        assert begin >= 0, "%r is missing, or not in its place, in:\n%s" % (fragment, text)
-        begin += len(fragment)
-    return True
-
-
-# --- servers ------------------------------------------------------------------------------------
-
-@pytest.fixture
 def no_server():
-    """A port where nothing listens, nor will while the test runs."""
+    """Return a port where nothing listens as long as the test runs."""
     sock = socket.socket()
     sock.bind((HOST, 0))
     yield sock.getsockname()[1]
     sock.close()
 
 
-@pytest.fixture
-def full_backlog():
-    """A port where connections are neither taken nor refused."""
-    listener = socket.socket()
-    listener.bind((HOST, 0))
-    listener.listen(0)
-    waiting = [socket.socket() for _ in range(8)]
-    for sock in waiting:
-        sock.setblocking(False)
-        sock.connect_ex(listener.getsockname())
-    yield listener.getsockname()[1]
-    for sock in waiting + [listener]:
-        sock.close()
-
-
-def account(program, nickname):
-    """(credits, items) as they are in the file."""
-    row, = query(program.database, "SELECT credits, items FROM account WHERE nickname = ?", nickname)
-    return row
-
-
-CATALOG = [{"name": "Potion", "price": 25}, {"name": "Sword", "price": 200}]
-ACCOUNT = {"nickname": "bob", "credits": 4321, "items": ["Sword"]}
-RESULTS = {
-    "login": {"account": ACCOUNT, "created": False, "catalog": CATALOG},
-    "ping": "pong",
-    "buy": {"account": dict(ACCOUNT, credits=4296, items=["Sword", "Potion"])},
-    "sell": {"account": dict(ACCOUNT, credits=4521, items=[])},
-    "logout": True,
-}
-
-
-class Script(object):
-    """A server that does what a test says, for one connection at a time."""
-
-    def __init__(self, host=HOST):
-        self.listener = socket.socket()
-        self.listener.bind((host, 0))
-        self.listener.listen(8)
-        self.listener.settimeout(PATIENCE)
-        self.port = self.listener.getsockname()[1]
-        self.sock = self.reader = self.last = None
-        self.methods = []           # of all requests that have been read
-
-    def has_caller(self):
-        return bool(select.select([self.listener], [], [], 0)[0])
-
-    def accept(self):
-        self.hang_up()
-        self.sock, _ = self.listener.accept()
-        self.sock.settimeout(PATIENCE)
-        self.reader = self.sock.makefile("rb")
-
-    def request(self):
-        """The next request; None when the client has closed."""
-        try:
-            line = self.reader.readline()
-        except socket.error as error:           # closed without reading all that was sent
-            assert error.errno == errno.ECONNRESET
-            return None
-        if not line:
-            return None
-        self.last = json.loads(line.decode("ascii"))
-        self.methods.append(self.last["method"])
-        return self.last
-
-    def send(self, data):
-        self.sock.sendall(data)
-
-    def answer(self, **members):
-        """Answer the last request."""
-        reply = dict({"jsonrpc": "2.0", "id": self.last["id"]}, **members)
-        self.send(json.dumps(reply).encode("ascii") + b"\n")
-
-    def serve(self, *methods):
-        """Read these requests, answer each."""
-        for method in methods:
-            assert self.request()["method"] == method
-            self.answer(result=RESULTS[method])
-
-    def admit(self, player):
-        """Have a player log in."""
-        player.sendline("bob")
-        self.accept()
-        self.serve("login")
-        return player.read_until(OPTION)
-
-    def hang_up(self):
-        if self.sock:
-            self.reader.close()
-            self.sock.close()
-
-    def close(self):
-        self.hang_up()
-        self.listener.close()
-
-
-@pytest.fixture
-def script():
-    script = Script()
-    yield script
-    script.close()
-
-
-# What a server can do instead of answering a request that it has read.
+# --- faults: what a server does instead of answering a request ----------------------------------
 
 def hang_up(script):
     script.hang_up()
@@ -315,7 +86,7 @@ def wrong_id(script):
 
 
 def another_answer_before(script):
-    """As if what came too late for an earlier request came now."""
+    """Send the late response to an earlier request first."""
     script.answer(id=script.last["id"] - 1, result=RESULTS[script.last["method"]])
     script.answer(result=RESULTS[script.last["method"]])
 
@@ -334,19 +105,19 @@ FAULTS = [hang_up, reset, half_a_line, garbage, another_protocol, not_a_response
 
 # --- State.LOGIN --------------------------------------------------------------------------------
 
-def test_the_states():
+def test_states_are_those_of_the_contract():
     assert {state.name for state in State} == {"LOGIN", "GAME_SESSION"}
 
 
-def test_without_a_server_it_starts_and_asks_for_a_nickname_again_and_again(no_server, play):
-    player = play(no_server)
+def test_client_starts_without_server_and_asks_again(no_server, start_player):
+    player = start_player(no_server)
     for _ in range(2):
         error, = player.enter("bob", NICKNAME)
         assert "no server" in error and str(no_server) in error
 
 
-def test_it_connects_only_once_a_nickname_was_entered(script, play):
-    player = play(script.port)
+def test_connects_only_after_a_nickname_is_entered(script, start_player):
+    player = start_player(script.port)
     assert not script.has_caller()
     for blank in ("", " ", " \t  "):
         error, = player.enter(blank, NICKNAME)
@@ -355,14 +126,14 @@ def test_it_connects_only_once_a_nickname_was_entered(script, play):
     assert script.admit(player)
 
 
-NICKNAMES = ["a\tb", "Боб", "👩‍🚀", "'; DROP TABLE account; --", '"', " bob ", "%s %d", "back", "help", "1",
-             "x" * MAX_NICKNAME, "\U0001f600" * MAX_NICKNAME]
+NICKNAMES = ["a\tb", "Боб", "👩‍🚀", "'; DROP TABLE account; --", '"', " bob ", "%s %d", "back",
+             "help", "1", "x" * MAX_NICKNAME, "\U0001f600" * MAX_NICKNAME]
 
 
 @pytest.mark.parametrize("line_editing", [True, False])
-def test_any_text_is_a_nickname(program, play, without_readline, line_editing):
-    player = play(program.port, **({} if line_editing else without_readline))
-    nicknames = NICKNAMES + ([] if line_editing else ["\x01\x1b[31m\x07"])   # keys of readline
+def test_any_text_is_a_nickname(program, start_player, without_readline, line_editing):
+    player = start_player(program.port, **({} if line_editing else without_readline))
+    nicknames = NICKNAMES + ([] if line_editing else ["\x01\x1b[31m\x07"])  # readline has keys
     for number, nickname in enumerate(nicknames, 1):
         player.enter(nickname, OPTION)
         player.enter("logout", NICKNAME)
@@ -373,15 +144,15 @@ def test_any_text_is_a_nickname(program, play, without_readline, line_editing):
     assert "\x1b" not in player.recording.getvalue()
 
 
-def test_a_nickname_that_is_too_long(program, play):
-    player = play(program.port)
+def test_too_long_nickname_is_refused(program, start_player):
+    player = start_player(program.port)
     error, = player.enter("x" * (MAX_NICKNAME + 1), NICKNAME)
     assert str(MAX_NICKNAME) in error
     assert query(program.database, "SELECT * FROM account") == []
     player.enter("bob", OPTION)
 
 
-def test_a_nul_in_a_pipe_is_refused(program):
+def test_nul_in_a_pipe_is_refused(program):
     status, out, err = run(program.port, ["a\0b", "bob"])
     assert (status, err) == (0, "")
     assert in_order(out, "NUL", "Welcome")
@@ -389,16 +160,16 @@ def test_a_nul_in_a_pipe_is_refused(program):
 
 
 @pytest.mark.parametrize("nickname", ["\0", "a\0b"])
-def test_a_nul_on_a_terminal_is_refused(program, play, without_readline, nickname):
-    player = play(program.port, **without_readline)     # readline has another use for that key
+def test_nul_on_a_terminal_is_refused(program, start_player, without_readline, nickname):
+    player = start_player(program.port, **without_readline)     # readline uses the key itself
     error, = player.enter(nickname, NICKNAME)
     assert "NUL" in error
     player.enter("bob", OPTION)
     assert query(program.database, "SELECT nickname FROM account") == [("bob",)]
 
 
-def test_a_nickname_in_use(program, play):
-    first, second = play(program.port), play(program.port)
+def test_nickname_in_use_is_refused(program, start_player):
+    first, second = start_player(program.port), start_player(program.port)
     first.enter("bob", OPTION)
     for _ in range(2):
         error, = second.enter("bob", NICKNAME)
@@ -411,23 +182,23 @@ def test_a_nickname_in_use(program, play):
     assert "  items    potion" in second.enter("bob", OPTION)
 
 
-def test_login_shows_the_account_and_the_options(program, play):
+def test_login_shows_the_account_and_the_options(program, start_player):
     open_account(program.database, "bob", 77, "sword,bow")
-    player = play(program.port)
+    player = start_player(program.port)
     lines = player.enter("bob", OPTION)
     assert lines == ["Welcome back, bob!", "  credits  77", "  items    sword, bow",
                      "Options: 1 balance, 2 items, 3 buy, 4 sell, 5 logout.",
                      "Type ? for help; Ctrl-C or Ctrl-D leaves the game."]
     player.enter("logout", NICKNAME)
-    lines = player.enter("ann", OPTION)                 # a new one
-    credits, items = account(program, "ann")
+    lines = player.enter("ann", OPTION)                 # a new account
+    credits, items = stored_account(program, "ann")
     assert CREDITS_RANGE[0] <= credits <= CREDITS_RANGE[1] and items == ""
     assert "ann" in lines[0] and "back" not in lines[0]
     assert lines[1:3] == ["  credits  %d" % credits, "  items    none"]
 
 
-def test_a_full_server_says_so(script, play):
-    player = play(script.port)
+def test_server_full_is_shown(script, start_player):
+    player = start_player(script.port)
     for _ in range(2):
         player.sendline("bob")
         script.accept()
@@ -441,8 +212,8 @@ def test_a_full_server_says_so(script, play):
 
 @pytest.mark.parametrize("error", [{"code": -32000, "message": "Нет.", "data": {"reason": "x"}},
                                    {"code": -32603, "message": "Нет."}])
-def test_a_login_may_be_refused_for_any_reason(script, play, error):
-    player = play(script.port)
+def test_refused_login_asks_for_a_nickname_again(script, start_player, error):
+    player = start_player(script.port)
     player.sendline("bob")
     script.accept()
     script.request()
@@ -454,21 +225,12 @@ def test_a_login_may_be_refused_for_any_reason(script, play, error):
 
 # --- State.GAME_SESSION -------------------------------------------------------------------------
 
-@pytest.fixture
-def player(program, play):
-    """One with 100 credits, a sword and a torch, who has just logged in."""
-    open_account(program.database, "bob", 100, "sword,torch")
-    player = play(program.port)
-    player.enter("bob", OPTION)
-    return player
-
-
-def test_balance_and_items(player):
+def test_balance_and_items_show_the_account(player):
     assert player.enter("balance", OPTION) == ["You have 100 credits."]
     assert player.enter("items", OPTION) == ["Your items: sword, torch."]
 
 
-def test_options_in_any_case(player):
+def test_options_are_accepted_in_any_case(player):
     assert player.enter("BALANCE", OPTION) == ["You have 100 credits."]
     assert player.enter("  Items ", OPTION) == ["Your items: sword, torch."]
     player.enter("bUy", BUY)
@@ -478,7 +240,7 @@ def test_options_in_any_case(player):
     player.enter("LogOut", NICKNAME)
 
 
-def test_an_unknown_option_is_an_error(player):
+def test_unknown_option_is_an_error(player):
     for line in ("dance", "balances", "back", "potion", "exit", "quit", "0", "6", "-1", "²",
                  "balance please", "help me", "3 potion", "танец", "'; DROP TABLE account; --",
                  "%s", "x" * 1000):
@@ -487,7 +249,7 @@ def test_an_unknown_option_is_an_error(player):
         assert player.enter("balance", OPTION) == ["You have 100 credits."]
 
 
-def test_an_empty_line_is_no_option_and_no_error(player):
+def test_empty_line_is_ignored(player):
     assert player.enter("", OPTION) == []
     assert player.enter("  ", OPTION) == []
 
@@ -495,51 +257,51 @@ def test_an_empty_line_is_no_option_and_no_error(player):
 SWORD_AND_TORCH = ["  #  item   price", "  1  sword    200", "  2  torch     40"]
 
 
-def test_buying(program, player):
+def test_buy_shows_the_catalog_and_updates_the_cache(program, player):
     catalog = player.enter("buy", BUY)[1:]
     assert [line.split()[1:3] for line in catalog] == [[n, str(p)] for n, p in ITEMS.items()]
     lines = player.enter("pOtIoN", OPTION)
     assert lines == ["Congratulations! You bought the potion.", "You have 75 credits."]
-    assert account(program, "bob") == (75, "sword,torch,potion")
-    assert player.enter("balance", OPTION) == ["You have 75 credits."]      # the cache, too
+    assert stored_account(program, "bob") == (75, "sword,torch,potion")
+    assert player.enter("balance", OPTION) == ["You have 75 credits."]      # from the cache
     assert player.enter("items", OPTION) == ["Your items: sword, torch, potion."]
 
 
-def test_selling(program, player):
+def test_sell_shows_the_owned_items_and_updates_the_cache(program, player):
     assert player.enter("sell", SELL) == SWORD_AND_TORCH
     lines = player.enter("SWORD", OPTION)
     assert lines == ["Congratulations! You sold the sword.", "You have 300 credits."]
-    assert account(program, "bob") == (300, "torch")
+    assert stored_account(program, "bob") == (300, "torch")
     assert player.enter("balance", OPTION) == ["You have 300 credits."]
     assert player.enter("items", OPTION) == ["Your items: torch."]
     player.enter("sell", SELL)
     player.enter("torch", OPTION)
     assert player.enter("items", OPTION) == ["You have no items."]
-    warning, = player.enter("sell", OPTION)             # at once: nothing is asked
+    warning, = player.enter("sell", OPTION)             # no question follows
     assert "nothing to sell" in warning
 
 
-def test_a_refused_purchase_asks_again(program, player):
+def test_refused_buy_asks_again(program, player):
     player.enter("buy", BUY)
     for item, why in [("excalibur", "in the catalog"), ("sword", "already"),
                       ("Horse", "costs 500 credits, you have 100"), ("sword", "already")]:
         error, = player.enter(item, BUY)
         assert why in error
     assert player.enter("", BUY) == []
-    assert account(program, "bob") == (100, "sword,torch")
+    assert stored_account(program, "bob") == (100, "sword,torch")
     assert "You have 75 credits." in player.enter("potion", OPTION)
 
 
-def test_a_refused_sale_asks_again(program, player):
+def test_refused_sell_asks_again(program, player):
     player.enter("sell", SELL)
     for item, why in [("excalibur", "in the catalog"), ("potion", "not own"), ("BOW", "not own")]:
         error, = player.enter(item, SELL)
         assert why in error
-    assert account(program, "bob") == (100, "sword,torch")
+    assert stored_account(program, "bob") == (100, "sword,torch")
     assert "You have 140 credits." in player.enter("torch", OPTION)
 
 
-def test_an_option_typed_at_the_question_for_an_item_is_carried_out(program, player):
+def test_option_at_the_question_for_an_item_is_run(program, player):
     player.enter("buy", BUY)
     assert player.enter("Balance", OPTION) == ["You have 100 credits."]
     player.enter("sell", SELL)
@@ -550,21 +312,21 @@ def test_an_option_typed_at_the_question_for_an_item_is_carried_out(program, pla
     player.enter("buy", BUY)
     player.enter("logout", NICKNAME)
     assert program.free("bob")
-    assert account(program, "bob") == (100, "sword,torch")
+    assert stored_account(program, "bob") == (100, "sword,torch")
 
 
-def test_an_item_that_left_the_catalog_is_refused_and_shown(program, play):
+def test_owned_item_outside_the_catalog_is_shown_and_refused(program, start_player):
     open_account(program.database, "bob", 100, "excalibur,меч")
-    player = play(program.port)
+    player = start_player(program.port)
     assert "  items    excalibur, меч" in player.enter("bob", OPTION)
     assert player.enter("sell", SELL)[1:] == ["  1  excalibur      -", "  2  меч            -"]
     for item in ("excalibur", "МЕЧ"):
         error, = player.enter(item, SELL)
         assert "in the catalog" in error
-    assert account(program, "bob") == (100, "excalibur,меч")
+    assert stored_account(program, "bob") == (100, "excalibur,меч")
 
 
-def test_logout_frees_the_nickname_and_the_next_login_may_be_another(program, player):
+def test_logout_frees_the_nickname_for_another_login(program, player):
     player.enter("logout", NICKNAME)
     assert program.free("bob")
     assert "ann" in player.enter("ann", OPTION)[0]
@@ -573,18 +335,18 @@ def test_logout_frees_the_nickname_and_the_next_login_may_be_another(program, pl
     assert "  items    sword, torch" in player.enter("bob", OPTION)
 
 
-def test_a_killed_client_frees_its_nickname(program, player):
+def test_killed_client_frees_its_nickname(program, player):
     assert not program.free("bob")
     player.kill(signal.SIGKILL)
     wait_for(lambda: program.free("bob"), "the nickname to be free")
 
 
-def test_every_option_asks_first_whether_the_server_is_there(script, play):
-    player = play(script.port)
+def test_every_option_sends_ping_first(script, start_player):
+    player = start_player(script.port)
     script.admit(player)
 
     def choose(option, prompt, *more):
-        """Enter an option; nothing is shown before its ping is answered."""
+        """Enter an option; check that nothing is shown before its ping is answered."""
         player.sendline(option)
         assert script.request()["method"] == "ping"
         assert not player.has_shown_more()
@@ -592,12 +354,12 @@ def test_every_option_asks_first_whether_the_server_is_there(script, play):
         script.serve(*more)
         return player.read_until(prompt)
 
-    assert choose("balance", OPTION) == ["You have 4321 credits."]      # only the login has told
+    assert choose("balance", OPTION) == ["You have 4321 credits."]      # from the login's result
     assert choose("items", OPTION) == ["Your items: Sword."]
     choose("buy", BUY)
     player.sendline("pOTION")
     script.serve("buy")
-    assert script.last["params"] == {"item": "Potion"}      # exact on the wire
+    assert script.last["params"] == {"item": "Potion"}      # the exact name on the wire
     player.read_until(OPTION)
     choose("sell", SELL)
     player.sendline("sword")
@@ -612,8 +374,8 @@ def test_every_option_asks_first_whether_the_server_is_there(script, play):
                               "ping", "ping", "logout"]
 
 
-def test_what_the_server_says_cannot_steer_the_terminal(script, play):
-    player = play(script.port)
+def test_control_characters_from_the_server_are_escaped(script, start_player):
+    player = start_player(script.port)
     player.sendline("bob")
     script.accept()
     script.request()
@@ -635,7 +397,7 @@ def test_what_the_server_says_cannot_steer_the_terminal(script, play):
 
 # --- the server is lost -------------------------------------------------------------------------
 
-# What a player has entered, and what then asks for more.
+# Lines, each with the prompt that it leads to, from the prompt for an option to each place.
 PLACES = {
     "an option": [],
     "an item to buy": [("buy", BUY)],
@@ -644,8 +406,7 @@ PLACES = {
 
 
 def is_lost(lines, item=None):
-    """Whether these lines tell that the server is gone and, if an item was asked for, that it may
-    have changed hands."""
+    """Return True if the lines tell of a lost server and of a trade whose outcome is unknown."""
     assert len(lines) == (2 if item else 1) and "server" in lines[0]
     if item:
         assert "may or may not" in lines[1] and item in lines[1] and "next login" in lines[1]
@@ -656,7 +417,7 @@ def is_lost(lines, item=None):
     ("an option", OPTIONS + ("dance", "", "?", "bal", "buy excalibur")),
     ("an item to buy", ("potion", "back", "excalibur", "", "items")),
     ("an item to sell", ("sword", "back", "excalibur", "", "items"))])
-def test_a_killed_server_shows_at_the_next_input(start, program, player, place, lines):
+def test_killed_server_is_detected_at_the_next_input(start, program, player, place, lines):
     for line in lines:
         for option, question in PLACES[place]:
             player.enter(option, question)
@@ -668,8 +429,8 @@ def test_a_killed_server_shows_at_the_next_input(start, program, player, place, 
         assert player.enter("items", OPTION) == ["Your items: sword, torch."]
 
 
-def test_a_server_killed_before_the_login(start, program, play):
-    player = play(program.port)
+def test_server_killed_before_the_login_is_an_error(start, program, start_player):
+    player = start_player(program.port)
     program.kill()
     for _ in range(2):
         error, = player.enter("bob", NICKNAME)
@@ -678,9 +439,9 @@ def test_a_server_killed_before_the_login(start, program, play):
     player.enter("bob", OPTION)
 
 
-def test_a_server_that_answers_no_more(program, play):
+def test_stopped_server_is_given_up_after_the_reply_timeout(program, start_player):
     open_account(program.database, "bob", 100)
-    idle, buyer = play(program.port), play(program.port)
+    idle, buyer = start_player(program.port), start_player(program.port)
     idle.enter("ann", OPTION)
     buyer.enter("bob", OPTION)
     buyer.enter("buy", BUY)
@@ -693,19 +454,19 @@ def test_a_server_that_answers_no_more(program, play):
     assert WAITING in idle.before and WAITING in buyer.before
     program.process.send_signal(signal.SIGCONT)
     wait_for(lambda: program.free("bob"), "the nickname to be free")
-    lines = buyer.enter("bob", OPTION)                  # and that shows it
-    credits, items = account(program, "bob")
+    lines = buyer.enter("bob", OPTION)                  # the login shows the outcome
+    credits, items = stored_account(program, "bob")
     assert (credits, items) in [(100, ""), (75, "potion")]
     assert "  credits  %d" % credits in lines
     assert ("  items    potion" in lines) == bool(items)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_server_that_fails(script, play, fault):
-    player = play(script.port)
+def test_invalid_or_missing_response_ends_the_session(script, start_player, fault):
+    player = start_player(script.port)
 
     def fail(method, item=None):
-        """The fault instead of an answer."""
+        """Let the fault be the answer to a request."""
         assert script.request()["method"] == method
         fault(script)
         assert is_lost(player.read_until(NICKNAME), item)
@@ -735,13 +496,13 @@ def test_a_server_that_fails(script, play, fault):
     player.sendline("balance")
     script.serve("ping")
     assert player.read_until(OPTION) == ["You have 4321 credits."]
-    # Nothing was sent twice.
+    # No request was sent twice.
     assert script.methods == ["login", "login", "ping", "login", "ping", "logout",
                               "login", "ping", "buy", "login", "ping", "sell", "login", "ping"]
 
 
-def test_a_trades_answer_of_the_wrong_shape_may_or_may_not_mean_a_trade(script, play):
-    player = play(script.port)
+def test_malformed_trade_result_leaves_the_outcome_open(script, start_player):
+    player = start_player(script.port)
     for result in (None, {}, {"account": dict(ACCOUNT, credits="1")}):
         script.admit(player)
         player.sendline("buy")
@@ -755,20 +516,20 @@ def test_a_trades_answer_of_the_wrong_shape_may_or_may_not_mean_a_trade(script, 
 
 
 @pytest.mark.parametrize("id", ["the request's", None])
-def test_a_server_that_refuses_a_ping(script, play, id):
-    player = play(script.port)
+def test_refused_ping_is_one_error_line(script, start_player, id):
+    player = start_player(script.port)
     script.admit(player)
     player.sendline("balance")
     script.request()
     script.answer(error={"code": -32603, "message": "A defect.",
                          "data": {"reason": "internal_error"}},
                   **({} if id else {"id": id}))
-    player.expect([OPTION, NICKNAME])                   # no matter which: the player plays on
+    player.expect([OPTION, NICKNAME])                   # either prompt: the game goes on
     assert len(player.before.splitlines()) == 1
 
 
-def test_a_server_that_has_lost_the_login(script, play):
-    player = play(script.port)
+def test_not_logged_in_ends_the_session(script, start_player):
+    player = start_player(script.port)
     not_logged_in = {"code": 1001, "message": "Log in first.", "data": {"reason": "not_logged_in"}}
     for option, item in [("buy", "potion"), ("sell", "sword"), ("logout", None)]:
         script.admit(player)
@@ -783,8 +544,8 @@ def test_a_server_that_has_lost_the_login(script, play):
     script.admit(player)
 
 
-def test_the_cache_is_dropped_with_the_server(script, play):
-    player = play(script.port)
+def test_lost_server_drops_the_cache(script, start_player):
+    player = start_player(script.port)
     script.admit(player)
     script.hang_up()
     player.enter("balance", NICKNAME)
@@ -805,7 +566,7 @@ ENDS = dict(PLACES, **{"a nickname": None})
 
 
 def reach(player, place):
-    """From the nickname prompt to one of ENDS."""
+    """Go from the nickname prompt to one of ENDS."""
     if ENDS[place] is not None:
         player.enter("bob", OPTION)
         for option, question in ENDS[place]:
@@ -813,43 +574,43 @@ def reach(player, place):
 
 
 @pytest.mark.parametrize("place", sorted(ENDS))
-def test_ctrl_c_ends_it(program, play, place):
+def test_ctrl_c_ends_the_client(program, start_player, place):
     open_account(program.database, "bob", 100, "sword")
-    player = play(program.port)
+    player = start_player(program.port)
     reach(player, place)
     player.interrupt()
     assert player.finish() == 130
-    assert player.before.strip() == ""                  # quietly
+    assert player.before.strip() == ""                  # no message
     wait_for(lambda: program.free("bob"), "the nickname to be free")
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
-def test_two_quick_signals_are_no_traceback(play, no_server, second):
+def test_two_quick_signals_cause_no_traceback(start_player, no_server, second):
     for _ in range(5):
-        player = play(no_server)
+        player = start_player(no_server)
         player.interrupt()
         player.kill(second)
         status = player.finish()
         assert status in (130, 128 + second) or player.signalstatus in (signal.SIGINT, second)
 
 
-def test_a_signal_after_the_end_of_the_input_is_no_traceback(no_server):
+def test_signal_after_the_end_of_input_causes_no_traceback(no_server):
     for _ in range(5):
-        process = piped([sys.executable, CLIENT, "--port", "%d" % no_server])
+        process = start_in_pipes([sys.executable, CLIENT, "--port", "%d" % no_server])
         try:
             assert process.stdout.readline() == b"Nickname:\n"
             process.stdin.close()
             process.send_signal(signal.SIGINT)
-            _, err = output(process)
+            _, err = read_output(process)
         finally:
             end_process(process)
         assert err == "" and process.returncode in (0, 130, -signal.SIGINT)
 
 
 @pytest.mark.parametrize("place", sorted(ENDS))
-def test_ctrl_d_ends_it(program, play, place):
+def test_ctrl_d_ends_the_client(program, start_player, place):
     open_account(program.database, "bob", 100, "sword")
-    player = play(program.port)
+    player = start_player(program.port)
     reach(player, place)
     player.sendeof()
     assert player.finish() == 0
@@ -858,8 +619,8 @@ def test_ctrl_d_ends_it(program, play, place):
 
 
 @pytest.mark.parametrize("method", ["login", "ping", "buy", "sell"])
-def test_ctrl_c_ends_the_wait_for_an_answer(script, play, method):
-    player = play(script.port)
+def test_ctrl_c_ends_waiting_for_a_response(script, start_player, method):
+    player = start_player(script.port)
     if method == "login":
         player.sendline("bob")
         script.accept()
@@ -877,17 +638,17 @@ def test_ctrl_c_ends_the_wait_for_an_answer(script, play, method):
     assert script.request() is None
 
 
-def test_ctrl_c_ends_it_while_it_starts(directory):
-    # A module of the standard library whose import lasts, as it may on a slow disk.
+def test_ctrl_c_ends_the_client_while_it_starts(directory):
+    # The import of a standard module lasts, as it may on a slow disk.
     started = os.path.join(directory, "started")
-    with io.open(os.path.join(directory, "argparse.py"), "w") as module:
+    with io.open(os.path.join(directory, "ssl.py"), "w") as module:
         module.write("import time\nopen(%s, 'w').close()\ntime.sleep(%d)\n"
                      % (json.dumps(started), 2 * PATIENCE))
-    process = piped([sys.executable, CLIENT], PYTHONPATH=directory)
+    process = start_in_pipes([sys.executable, CLIENT], PYTHONPATH=directory)
     try:
         wait_for(lambda: os.path.exists(started), "the import to begin")
         process.send_signal(signal.SIGINT)
-        _, err = output(process)
+        _, err = read_output(process)
     finally:
         end_process(process)
     assert err == ""
@@ -905,7 +666,7 @@ SESSION_SHOWS = [
     "Options", "ann ", "no items"]
 
 
-def test_a_session_in_pipes(program):
+def test_session_in_pipes(program):
     open_account(program.database, "bob", 100)
     status, out, err = run(program.port, SESSION)
     assert (status, err) == (0, "")
@@ -913,26 +674,26 @@ def test_a_session_in_pipes(program):
     assert not set(out) & set("\x1b\r")
     assert out.count("Nickname:") == 2 and out.count("bob 100>") == 2
     assert not out.endswith("\n\n")
-    assert account(program, "bob") == (100, "")
+    assert stored_account(program, "bob") == (100, "")
 
 
-def test_a_pipe_may_run_dry_anywhere(program):
+def test_end_of_a_pipe_ends_the_client_anywhere(program):
     for length in range(len(SESSION)):
         status, out, err = run(program.port, SESSION[:length])
         assert (status, err) == (0, "")
         assert out.endswith("\n")
 
 
-def test_the_last_line_of_a_pipe_needs_no_end(program):
+def test_last_line_of_a_pipe_needs_no_newline(program):
     open_account(program.database, "bob", 100)
     status, out, err = run(program.port, ["bob", "items"], end="")
     assert (status, err) == (0, "")
     assert in_order(out, "Options", "You have no items.")
 
 
-def test_nobody_reads_what_it_says(program, directory):
+def test_closed_reader_of_the_output_ends_the_client_quietly(program, directory):
     for lines_read in range(3):
-        process = piped([sys.executable, CLIENT, "--port", str(program.port)])
+        process = start_in_pipes([sys.executable, CLIENT, "--port", str(program.port)])
         try:
             if lines_read:
                 assert process.stdout.readline() == b"Nickname:\n"
@@ -944,7 +705,7 @@ def test_nobody_reads_what_it_says(program, directory):
             try:
                 process.stdin.write(b"bob\nbalance\n")
                 process.stdin.close()
-            except EnvironmentError:        # it may have ended already
+            except EnvironmentError:        # the client may have ended already
                 pass
             wait_for(lambda: process.poll() is not None, "the client to end")
             assert process.stderr.read() == b""
@@ -955,22 +716,22 @@ def test_nobody_reads_what_it_says(program, directory):
 
 @pytest.mark.parametrize("redirection", [
     "<&-", ">&-", "<&- >&-", ">/dev/full", "</dev/null >/dev/full"])
-def test_closed_and_full_files_are_no_traceback(no_server, redirection):
+def test_closed_and_full_standard_files_cause_no_traceback(no_server, redirection):
     process = shell(no_server, redirection)
     try:
         process.stdin.close()
-        _, err = output(process)
+        _, err = read_output(process)
     finally:
         end_process(process)
     assert err == ""
 
 
-def test_it_plays_without_a_standard_error(program):
+def test_pipes_work_without_standard_error(program):
     process = shell(program.port, "2>&-")
     try:
         process.stdin.write(b"bob\nitems\n")
         process.stdin.close()
-        out, _ = output(process)
+        out, _ = read_output(process)
     finally:
         end_process(process)
     assert process.returncode == 0
@@ -978,30 +739,30 @@ def test_it_plays_without_a_standard_error(program):
 
 
 def shell(port, redirection):
-    """client.py with its files redirected."""
+    """Start client.py with standard files redirected."""
     command = 'exec "$@" ' + redirection
-    return piped(["sh", "-c", command, "sh", sys.executable, CLIENT, "--port", str(port)])
+    return start_in_pipes(["sh", "-c", command, "sh", sys.executable, CLIENT, "--port", str(port)])
 
 
-def test_a_redirected_standard_error_takes_no_prompts_along(program, play, directory):
+def test_prompts_do_not_go_to_standard_error(program, start_player, directory):
     command = 'exec "$@" 2>' + os.path.join(directory, "errors")
-    player = play(program.port, shell=["sh", "-c", command, "sh"])
+    player = start_player(program.port, shell=["sh", "-c", command, "sh"])
     player.enter("bob", OPTION)
 
 
-def test_a_terminal_without_a_standard_error(program, play):
-    player = play(program.port, shell=["sh", "-c", 'exec "$@" 2>&-', "sh"])
+def test_terminal_works_without_standard_error(program, start_player):
+    player = start_player(program.port, shell=["sh", "-c", 'exec "$@" 2>&-', "sh"])
     player.enter("bob", OPTION)
     player.enter("logout", NICKNAME)
 
 
 # --- encodings ----------------------------------------------------------------------------------
 
-STRICT = {"PYTHONIOENCODING": "utf-8"}      # as 3.x reads in every locale but C and C.UTF-8
+STRICT = {"PYTHONIOENCODING": "utf-8"}      # strict decoding, 3.x's default in most locales
 
 
-def test_bytes_that_are_no_text(program, play):
-    player = play(program.port, **STRICT)
+def test_undecodable_bytes_are_refused_on_a_terminal(program, start_player):
+    player = start_player(program.port, **STRICT)
 
     def enter_bytes(prompt):
         os.write(player.child_fd, b"b\xff\xfe\n")
@@ -1015,23 +776,23 @@ def test_bytes_that_are_no_text(program, play):
     player.enter("buy", BUY)
     enter_bytes(BUY)
     player.enter("potion", OPTION)
-    assert account(program, "Боб")[1] == "potion"
+    assert stored_account(program, "Боб")[1] == "potion"
 
 
-def test_bytes_that_are_no_text_in_a_pipe(program):
+def test_undecodable_bytes_are_refused_in_a_pipe(program):
     lines = [b"\xff\xfe", "Боб", b"\x80", "buy", b"\xc3", "potion"]
     status, out, err = run(program.port, lines, **STRICT)
     assert (status, err) == (0, "")
     assert in_order(out, "not text", "Боб", "Options", "not text", "(or back)", "not text",
                     "Congratulations")
-    assert account(program, "Боб")[1] == "potion"
+    assert stored_account(program, "Боб")[1] == "potion"
 
 
 @pytest.mark.parametrize("variables", [
     {"LC_ALL": "C"},
-    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])    # 3.x insists on UTF-8 else
-def test_the_c_locale(program, script, play, variables):
-    player = play(program.port, **variables)
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])    # else 3.x uses UTF-8
+def test_c_locale_shows_or_escapes_other_alphabets(program, script, start_player, variables):
+    player = start_player(program.port, **variables)
     player.sendline("Боб")
     if player.expect([OPTION, NICKNAME]) == 0:
         assert query(program.database, "SELECT nickname FROM account") == [("Боб",)]
@@ -1044,7 +805,7 @@ def test_the_c_locale(program, script, play, variables):
     assert (status, err) == (0, "")
     assert in_order(out, "ann", "Options")
 
-    open_account(program.database, "tim", 1, "меч")              # what cannot be typed can be shown
+    open_account(program.database, "tim", 1, "меч")      # not typed, but shown
     status, out, err = run(program.port, ["tim", "items"], **variables)
     assert (status, err) == (0, "")
     assert "меч" in out or "\\u043c\\u0435\\u0447" in out
@@ -1054,20 +815,21 @@ def test_the_c_locale(program, script, play, variables):
 
 @pytest.fixture
 def elsewhere():
-    """A Script at an address that is not the default."""
+    """Return a Script at another address than the default."""
     script = Script("127.0.0.2")
     yield script
     script.close()
 
 
-def test_the_environment_names_the_server_and_flags_override_it(elsewhere, no_server, play):
-    elsewhere.admit(play(LAVKA_HOST="127.0.0.2", LAVKA_PORT=elsewhere.port))
-    elsewhere.admit(play(elsewhere.port, "--host", "127.0.0.2", LAVKA_HOST=HOST,
-                         LAVKA_PORT=no_server))
-    elsewhere.admit(play(elsewhere.port, LAVKA_HOST="127.0.0.2", LAVKA_PORT=no_server))
-    elsewhere.admit(play(None, "--host", "127.0.0.2", LAVKA_HOST=HOST, LAVKA_PORT=elsewhere.port))
+def test_environment_names_the_server_and_flags_override_it(elsewhere, no_server, start_player):
+    elsewhere.admit(start_player(LAVKA_HOST="127.0.0.2", LAVKA_PORT=elsewhere.port))
+    elsewhere.admit(start_player(elsewhere.port, "--host", "127.0.0.2", LAVKA_HOST=HOST,
+                                 LAVKA_PORT=no_server))
+    elsewhere.admit(start_player(elsewhere.port, LAVKA_HOST="127.0.0.2", LAVKA_PORT=no_server))
+    elsewhere.admit(start_player(None, "--host", "127.0.0.2", LAVKA_HOST=HOST,
+                                 LAVKA_PORT=elsewhere.port))
     for variables in ({}, {"LAVKA_HOST": "", "LAVKA_PORT": ""}):
-        error, = play(elsewhere.port, **variables).enter("bob", NICKNAME)
+        error, = start_player(elsewhere.port, **variables).enter("bob", NICKNAME)
         assert "%s:%s" % (HOST, elsewhere.port) in error            # the default host
 
 
@@ -1078,17 +840,17 @@ def test_help_names_the_defaults():
 
 
 @pytest.mark.parametrize("port", ["x", "", "-1", "65536", "1.5", "9" * 30])
-def test_a_port_that_is_none(port):
+def test_invalid_port_is_a_usage_error(port):
     for arguments, variables in [(["--port", port], {}), ([], {"LAVKA_PORT": port})]:
         if variables == {"LAVKA_PORT": ""}:
-            continue                    # an empty variable is as good as none
+            continue                    # an empty variable counts as unset
         status, out, err = run(None, [], *arguments, **variables)
         assert (status, out) == (2, "")
         assert "--port" in err and "Traceback" not in err
 
 
 @pytest.mark.parametrize("host", ["x" * 64, "a..b", "no host", "хост..хост"])
-def test_a_host_that_is_none(host):
+def test_invalid_host_is_an_error(host):
     status, out, err = run(1, ["bob", "bob"], "--host", host)
     assert (status, err) == (0, "")
     assert out.count("no server") == 2
@@ -1098,7 +860,7 @@ def test_a_host_that_is_none(host):
 
 @pytest.fixture
 def impatient(script):
-    """A Client that waits 0.3 seconds, connected to the script."""
+    """Return a Client with a timeout of 0.3 seconds, connected to the script."""
     with Client(HOST, script.port, timeout=0.3) as connection:
         script.accept()
         yield connection
@@ -1106,7 +868,7 @@ def impatient(script):
 
 @pytest.fixture
 def meanwhile():
-    """A function that calls others in threads of their own, which end with the test."""
+    """Return a function that calls another one in a thread, which ends with the test."""
     threads = []
 
     def start_thread(function, *arguments):
@@ -1122,7 +884,7 @@ def meanwhile():
         assert not thread.is_alive()
 
 
-def test_the_client_class(program):
+def test_client_methods_return_results(program):
     open_account(program.database, "bob", 100, "sword")
     with Client(HOST, program.port) as connection:
         assert connection.ping() == "pong"
@@ -1141,7 +903,7 @@ def test_the_client_class(program):
     wait_for(lambda: program.free("ann"), "the nickname to be free")
 
 
-def test_a_refusal_keeps_the_connection(program):
+def test_refusal_keeps_the_connection(program):
     with Client(HOST, program.port) as connection:
         for call, argument, reason in [(connection.buy, "potion", "not_logged_in"),
                                        (connection.login, " ", "invalid_params")]:
@@ -1151,7 +913,7 @@ def test_a_refusal_keeps_the_connection(program):
         assert connection.ping() == "pong"
 
 
-def test_an_answer_that_comes_too_late_is_nobodys(script, impatient):
+def test_late_response_is_not_taken_for_another(script, impatient):
     with pytest.raises(ServerGone) as caught:
         impatient.login("bob")
     assert "0.3 seconds" in str(caught.value)
@@ -1163,7 +925,7 @@ def test_an_answer_that_comes_too_late_is_nobodys(script, impatient):
     assert script.methods == ["login"]
 
 
-def test_an_answer_in_drops_is_waited_for_no_longer(script, impatient, meanwhile):
+def test_timeout_covers_a_response_that_comes_byte_by_byte(script, impatient, meanwhile):
     def drip():
         script.request()
         for _ in range(100):
@@ -1178,14 +940,14 @@ def test_an_answer_in_drops_is_waited_for_no_longer(script, impatient, meanwhile
     assert "not answered" in str(caught.value)
 
 
-def test_an_empty_line_is_no_answer(script, impatient):
+def test_empty_line_is_not_a_response(script, impatient):
     script.send(b"\r\n\n")
     with pytest.raises(ServerGone) as caught:
         impatient.ping()
     assert "not answered" in str(caught.value)
 
 
-def test_an_answer_in_pieces(script, impatient, meanwhile):
+def test_response_in_pieces_is_read(script, impatient, meanwhile):
     def answer():
         script.request()
         script.send(b'{"jsonrpc": "2.0", "result": "po')
@@ -1195,7 +957,7 @@ def test_an_answer_in_pieces(script, impatient, meanwhile):
     assert impatient.ping() == "pong"
 
 
-def test_a_good_login(script, impatient, meanwhile):
+def test_well_formed_login_is_returned(script, impatient, meanwhile):
     meanwhile(script.serve, "login", "ping")
     assert impatient.login("bob") == RESULTS["login"]
     assert impatient.ping() == "pong"
@@ -1215,7 +977,7 @@ def changed(**members):
     changed(account=dict(ACCOUNT, credits=True)), changed(account=dict(ACCOUNT, credits=1.5)),
     changed(account=dict(ACCOUNT, items="sword")), changed(account=dict(ACCOUNT, items=None)),
     changed(account=dict(ACCOUNT, items=[1])), changed(account=dict(ACCOUNT, items=[["sword"]]))])
-def test_a_login_of_the_wrong_shape(script, impatient, meanwhile, result):
+def test_malformed_login_is_not_lavka(script, impatient, meanwhile, result):
     def answer():
         script.request()
         script.answer(result=result)
@@ -1226,18 +988,47 @@ def test_a_login_of_the_wrong_shape(script, impatient, meanwhile, result):
     assert "not a Lavka server" in str(caught.value)
 
 
-def test_a_server_whose_backlog_is_full(full_backlog):
+def test_full_listen_queue_is_unreachable(full_listen_queue):
     begin = time.time()
     with pytest.raises(ServerGone) as caught:
-        Client(HOST, full_backlog, timeout=0.3)
+        Client(HOST, full_listen_queue, timeout=0.3)
     assert time.time() < begin + PATIENCE               # TCP itself gives up after two minutes
     assert "no server" in str(caught.value) and caught.value.reason == "unreachable"
 
 
-def test_a_server_that_is_silent_about_tls(script):
+def test_tls_handshake_timeout_is_unreachable(script):
     with pytest.raises(ServerGone) as caught:
         Client(HOST, script.port, timeout=0.3, tls=ssl.create_default_context())
     assert caught.value.reason == "unreachable" and "no answer" in caught.value.message
+
+
+@pytest.fixture
+def without_unix_modules(directory):
+    """Return the environment variables of a Python without the modules that only Unix has.
+
+    A stub module would not hide one that is built into the interpreter.
+    """
+    with io.open(os.path.join(directory, "sitecustomize.py"), "w") as module:
+        module.write("import sys\n"
+                     "sys.modules.update(dict.fromkeys(['fcntl', 'readline', 'termios']))\n")
+    return {"PYTHONPATH": os.pathsep.join([directory, ROOT])}
+
+
+@pytest.mark.parametrize("redirection", ["", "<&- >&-"])
+def test_client_can_be_imported_without_a_terminal(without_unix_modules, redirection):
+    for name in ("fcntl", "readline", "termios"):
+        assert python("import %s" % name, **without_unix_modules)[0] == 1
+    assert python("from client import Client, RpcError", redirection, **without_unix_modules) \
+        == (0, "")
+
+
+def python(code, redirection="", **variables):
+    """Run code in a Python of its own; return (exit status, standard error)."""
+    process = subprocess.Popen(
+        ["sh", "-c", 'exec "$@" ' + redirection, "sh", sys.executable, "-c", code],
+        stderr=subprocess.PIPE, env=environment(**variables))
+    _, err = process.communicate()
+    return process.returncode, err.decode("utf-8")
 
 
 # --- other Pythons ------------------------------------------------------------------------------
@@ -1247,23 +1038,23 @@ other_python = pytest.mark.parametrize("python", PYTHONS or [
 
 
 @other_python
-def test_another_pythons_client(program, python):
+def test_client_of_another_python_plays(program, python):
     open_account(program.database, "bob", 100)
     status, out, err = run(program.port, SESSION + ["buy", "potion", "logout"], python=python)
     assert (status, err) == (0, "")
     assert in_order(out, *SESSION_SHOWS)
-    assert account(program, "bob") == (100, "")
-    assert account(program, "ann")[1] == "potion"
+    assert stored_account(program, "bob") == (100, "")
+    assert stored_account(program, "ann")[1] == "potion"
     assert program.free("ann")
 
 
 @other_python
-def test_another_pythons_server(start, python):
+def test_server_of_another_python_serves(start, python):
     program = start(python=python)
     open_account(program.database, "Боб", 100)
     status, out, err = run(program.port, ["Боб"] + SESSION[1:] + ["buy", "potion", "logout"])
     assert (status, err) == (0, "")
     assert in_order(out, *[fragment.replace("bob", "Боб") for fragment in SESSION_SHOWS])
-    assert account(program, "Боб") == (100, "")
-    assert account(program, "ann")[1] == "potion"
+    assert stored_account(program, "Боб") == (100, "")
+    assert stored_account(program, "ann")[1] == "potion"
     assert program.free("ann")

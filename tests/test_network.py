@@ -14,7 +14,7 @@ import sys
 
 import pytest
 from conftest import ROOT, Peer, environment, free_port, wait_for
-from test_client import NICKNAME, OPTION, play, run     # noqa: F401
+from console import NICKNAME, OPTION, run
 
 from client import Client, ServerGone
 from protocol import RpcError
@@ -116,8 +116,8 @@ def test_a_player_through_the_proxy(proxy, program):
     wait_for(lambda: program.free("bob"), "the nickname to be free")
 
 
-def test_the_console_with_tls(proxy, program, play):                    # noqa: F811
-    player = play(proxy.port, "--host", "localhost", "--tls", "--ca", proxy.certificate)
+def test_the_console_with_tls(proxy, program, start_player):
+    player = start_player(proxy.port, "--host", "localhost", "--tls", "--ca", proxy.certificate)
     assert player.enter("bob", OPTION)[0] == "Welcome to the shop, bob!"
     assert "bob" in player.enter("logout", NICKNAME)[0]
     assert program.free("bob")

@@ -1,5 +1,5 @@
 # -*- coding: utf-8 -*-
-"""What a player sees and types: client.py on a terminal of 80 columns and 24 lines."""
+"""client.py on a terminal of 80 columns and 24 lines: line editing and what is shown."""
 from __future__ import unicode_literals
 
 import io
@@ -12,18 +12,20 @@ import termios
 import pexpect
 import pytest
 from conftest import CLIENT, WAITING, open_account
+from console import (ACCOUNT, BUY, NICKNAME, OPTION, RESULTS, SELL, end_process, run,
+                     start_in_pipes, stored_account)
 from screen import CLEAR, CTRL_C, CTRL_Z, ENTER, LEFT, TAB, UP, Screen
-from test_client import (ACCOUNT, BUY, NICKNAME, OPTION, RESULTS, SELL, account,  # noqa: F401
-                         end_process, full_backlog, piped, play, player, run, script)
 from wcwidth import wcswidth
 
-from client import columns, find, shorten, wrapped
 from constants import ITEMS
 
 
 @pytest.fixture
-def sit():
-    """A function that starts a Screen; every one is ended, and none may have seen a traceback."""
+def open_screen():
+    """Return a function that starts a Screen.
+
+    Every screen is ended after the test. None may have seen a traceback.
+    """
     screens = []
 
     def start_screen(port, prompt="Nickname: ", **variables):
@@ -33,23 +35,23 @@ def sit():
 
     yield start_screen
     for screen in screens:
-        screen.look()
+        screen.update()
         screen.end()
     for screen in screens:
-        assert b"Traceback" not in screen.all
+        assert b"Traceback" not in screen.written
 
 
 @pytest.fixture
-def bob(program, sit):
-    """One with 100 credits, a sword and a torch, who has just logged in."""
+def bob(program, open_screen):
+    """Return a Screen: a player with 100 credits, a sword and a torch has just logged in."""
     open_account(program.database, "bob", 100, "sword,torch")
-    screen = sit(program.port)
+    screen = open_screen(program.port)
     screen.enter("bob", "bob 100> ")
     return screen
 
 
-def knock(script, screen):
-    """Enter a nickname; its login waits for an answer."""
+def begin_login(script, screen):
+    """Enter a nickname; leave its login unanswered."""
     screen.type("bob", ENTER)
     script.accept()
     script.request()
@@ -69,7 +71,7 @@ def test_tab_completes_options_and_their_items(bob):
         bob.type(CLEAR)
 
 
-def test_tab_shows_what_is_possible(bob):
+def test_tab_lists_ambiguous_completions(bob):
     bob.type("b", TAB)
     bob.until_line("bob 100> b")
     bob.until_shown("balance  buy")
@@ -79,7 +81,7 @@ def test_tab_shows_what_is_possible(bob):
     bob.until_line("bob 100> buy sword")
 
 
-def test_tab_completes_the_items_that_are_asked_for(program, bob):
+def test_tab_completes_items_at_the_question(program, bob):
     bob.enter("buy", "What do you buy? (or back) ")
     for typed, completed in [("po", "potion"), ("ba", "back"), ("sh", "shield"), ("ite", "ite")]:
         bob.type(typed, TAB)
@@ -87,32 +89,33 @@ def test_tab_completes_the_items_that_are_asked_for(program, bob):
         bob.type(CLEAR)
     bob.enter("back", "bob 100> ")
     bob.enter("sell", "What do you sell? (or back) ")
-    for typed, completed in [("s", "sword"), ("b", "back"), ("p", "p")]:        # owned ones
+    for typed, completed in [("s", "sword"), ("b", "back"), ("p", "p")]:        # owned items only
         bob.type(typed, TAB)
         bob.until_line("What do you sell? (or back) %s" % completed)
         bob.type(CLEAR)
     bob.type("s", TAB)
     bob.enter("", "bob 300> ")
-    assert account(program, "bob") == (300, "torch")
+    assert stored_account(program, "bob") == (300, "torch")
 
 
-def test_names_with_spaces_are_completed_and_names_that_steer_are_not(script, sit):
-    screen = sit(script.port)
+def test_tab_completes_names_with_spaces_but_none_to_be_escaped(script, open_screen):
+    screen = open_screen(script.port)
     names = ["Healing Potion", "Healing Poultice", "Меч", "\x1b[31mred"]
-    knock(script, screen)
+    begin_login(script, screen)
     script.answer(result=dict(RESULTS["login"],
                               catalog=[{"name": name, "price": 1} for name in names]))
     screen.until_line("bob 4321> ")
-    for typed, completed in [("buy he", "buy Healing Po"), ("buy healing pot", "buy healing Potion"),
-                             ("buy м", "buy Меч"), ("buy \x16\x1b", "buy ^[")]:
+    for typed, completed in [("buy he", "buy Healing Po"),
+                             ("buy healing pot", "buy healing Potion"), ("buy м", "buy Меч"),
+                             ("buy \x16\x1b", "buy ^[")]:
         screen.type(typed, TAB, "#")
         screen.until_line("bob 4321> %s#" % completed)
         screen.type(CLEAR)
 
 
-def test_the_arrow_keys_bring_back_earlier_lines_but_no_nicknames(bob):
+def test_history_has_options_but_no_nicknames(bob):
     bob.type(UP, "#")
-    bob.until_line("bob 100> #")                        # the nickname is not among them
+    bob.until_line("bob 100> #")                        # the history is empty
     bob.type(CLEAR)
     bob.enter("balance", "bob 100> ")
     bob.enter("items", "bob 100> ")
@@ -126,7 +129,7 @@ def test_the_arrow_keys_bring_back_earlier_lines_but_no_nicknames(bob):
     bob.type("\x0b")
     bob.enter("logout", "Nickname [bob]: ")
     bob.type(UP, "#")
-    bob.until_line("Nickname [bob]: #")                 # and no option is taken for one
+    bob.until_line("Nickname [bob]: #")                 # options are not in its history
     bob.type(CLEAR)
     bob.enter("", "bob 100> ")
     bob.type(UP)
@@ -137,11 +140,11 @@ def test_the_arrow_keys_bring_back_earlier_lines_but_no_nicknames(bob):
     ("bal", ["You have 100 credits."]), ("BAL", ["You have 100 credits."]),
     ("1", ["You have 100 credits."]), ("2", ["Your items: sword, torch."]),
     ("i", ["Your items: sword, torch."])])
-def test_a_beginning_or_a_number_is_an_option(player, line, shown):
+def test_prefix_or_number_selects_an_option(player, line, shown):
     assert player.enter(line, OPTION) == shown
 
 
-def test_an_ambiguous_beginning_of_an_option_is_refused(player):
+def test_ambiguous_prefix_of_an_option_is_refused(player):
     assert player.enter("b", OPTION)[0] == '"b" may be balance or buy.'
     assert player.enter("B", OPTION)[0] == '"B" may be balance or buy.'
     player.enter("bu", BUY)
@@ -151,7 +154,7 @@ def test_an_ambiguous_beginning_of_an_option_is_refused(player):
     player.enter("5", NICKNAME)
 
 
-def test_a_beginning_or_a_number_is_an_item(program, player):
+def test_prefix_or_number_selects_an_item(program, player):
     player.enter("3", BUY)
     assert player.enter("s", BUY) == ['"s" may be shield or sword.']
     assert player.enter("b", BUY) == ['"b" may be bow or back.']
@@ -159,47 +162,47 @@ def test_a_beginning_or_a_number_is_an_item(program, player):
         assert player.enter(number, BUY) == ['There is no "%s" in the catalog.' % number]
     assert player.enter("2", BUY) == ["You own the torch already."]
     player.enter("3", OPTION)
-    assert account(program, "bob") == (40, "sword,torch,dagger")
+    assert stored_account(program, "bob") == (40, "sword,torch,dagger")
     player.enter("4", SELL)
-    player.enter("S", OPTION)                           # a sword, and no shield
-    assert account(program, "bob") == (240, "torch,dagger")
+    player.enter("S", OPTION)                           # the only owned item with this prefix
+    assert stored_account(program, "bob") == (240, "torch,dagger")
     player.enter("sell", SELL)
     player.enter("2", OPTION)
-    assert account(program, "bob") == (300, "torch")
+    assert stored_account(program, "bob") == (300, "torch")
 
 
-def test_a_number_means_what_the_list_has_shown(program, player):
+def test_number_refers_to_the_list_shown_last(program, player):
     for line, question, length in [("sell 1", SELL, 3), ("buy 1", BUY, 9)]:
-        assert len(player.enter(line, question)) == length      # it has not been shown yet
+        assert len(player.enter(line, question)) == length      # no list was shown yet
         player.enter("back", OPTION)
     player.enter("sell", SELL)
     player.enter("1", OPTION)
-    assert player.enter("sell 1", OPTION) == ["You do not own the sword."]      # once more
-    assert account(program, "bob") == (300, "torch")
+    assert player.enter("sell 1", OPTION) == ["You do not own the sword."]   # again
+    assert stored_account(program, "bob") == (300, "torch")
     player.enter("buy", BUY)
     player.enter("back", OPTION)
     assert "Congratulations! You bought the potion." in player.enter("buy 1", OPTION)
     player.enter("logout", NICKNAME)
     player.enter("bob", OPTION)
-    assert len(player.enter("buy 1", BUY)) == 9         # nor in this session
-    assert account(program, "bob") == (275, "torch,potion")
+    assert len(player.enter("buy 1", BUY)) == 9         # no list was shown in this session
+    assert stored_account(program, "bob") == (275, "torch,potion")
 
 
 @pytest.mark.parametrize("line", ["buy potion", "  BUY   Potion ", "bu po"])
-def test_a_purchase_in_one_line(program, player, line):
+def test_buy_in_one_line(program, player, line):
     assert player.enter(line, OPTION) == [
         "Congratulations! You bought the potion.", "You have 75 credits."]
-    assert account(program, "bob") == (75, "sword,torch,potion")
+    assert stored_account(program, "bob") == (75, "sword,torch,potion")
 
 
 @pytest.mark.parametrize("line", ["sell sword", "s s"])
-def test_a_sale_in_one_line(program, player, line):
+def test_sell_in_one_line(program, player, line):
     assert player.enter(line, OPTION) == [
         "Congratulations! You sold the sword.", "You have 300 credits."]
-    assert account(program, "bob") == (300, "torch")
+    assert stored_account(program, "bob") == (300, "torch")
 
 
-def test_a_refused_trade_in_one_line(program, player):
+def test_refused_trade_in_one_line(program, player):
     for line, why in [("buy horse", "The horse costs 500 credits, you have 100."),
                       ("buy sword", "You own the sword already."),
                       ("sell bow", "You do not own the bow."),
@@ -207,11 +210,11 @@ def test_a_refused_trade_in_one_line(program, player):
                       ("buy excalibur", 'There is no "excalibur" in the catalog.'),
                       ("buy back", 'There is no "back" in the catalog.')]:
         assert player.enter(line, OPTION) == [why]
-    assert account(program, "bob") == (100, "sword,torch")
+    assert stored_account(program, "bob") == (100, "sword,torch")
 
 
-def test_a_trade_in_one_line_asks_first_whether_the_server_is_there(script, play):
-    player = play(script.port)
+def test_trade_in_one_line_sends_ping_first(script, start_player):
+    player = start_player(script.port)
     script.admit(player)
     player.sendline("buy pot")
     script.serve("ping", "buy")
@@ -220,16 +223,16 @@ def test_a_trade_in_one_line_asks_first_whether_the_server_is_there(script, play
     player.sendline("sell potion")
     script.serve("ping", "sell")
     player.read_until(OPTION)
-    player.sendline("sell sword")                       # the last answer left none
+    player.sendline("sell sword")                       # the last result has no items
     script.serve("ping")
     assert player.read_until(OPTION) == ["You have nothing to sell."]
 
 
-def test_a_trade_in_one_line_may_answer_the_question_for_an_item(program, player):
+def test_trade_in_one_line_is_run_at_the_question_for_an_item(program, player):
     for line in ("BUY potion", "buy pot", "sell sword", "sell x"):
         player.enter("buy", BUY)
         player.enter(line, OPTION)
-    assert account(program, "bob") == (275, "torch,potion")
+    assert stored_account(program, "bob") == (275, "torch,potion")
     player.enter("buy", BUY)
     for line in ("bu potion", "balance potion", "logout now"):
         assert player.enter(line, BUY) == ['There is no "%s" in the catalog.' % line]
@@ -241,34 +244,24 @@ def test_help_shows_the_options(player, line):
     for number, option in enumerate(["balance", "items", "buy", "sell", "logout"]):
         assert lines[number].split()[:2] == ["%d" % (number + 1), option]
     assert "Ctrl-C" in lines[-1]
-    player.enter("buy", BUY)                            # help, but no beginning of it
+    player.enter("buy", BUY)                            # help in full only
     assert player.enter(line, BUY) == (
         ['There is no "he" in the catalog.'] if line == "he" else lines)
 
 
-def test_help_tells_of_keys_only_where_they_work(program, bob):
+def test_help_names_editing_keys_only_with_line_editing(program, bob):
     bob.enter("?", "bob 100> ")
     assert any(line.startswith("Tab completes") for line in bob.lines())
     assert "Tab completes" not in run(program.port, ["ann", "?"])[1]
 
 
-def test_find():
-    assert find("sword", ["Sword", "sword"]) == ["sword"]
-    names = ["bow", "Sword", "swordfish", "2"]
-    for word, shown, found in [
-            ("BO", [], ["bow"]), ("sword", [], ["Sword"]), ("swo", [], ["Sword", "swordfish"]),
-            ("1", ["bow"], ["bow"]), ("1", [], []), ("2", ["bow", "Sword"], ["2"]),
-            ("02", ["bow", "Sword"], []), ("x", ["bow"], [])]:
-        assert find(word, names, shown) == found
-
-
-def test_ctrl_z_and_fg_bring_the_line_back(program, sit):
+def test_ctrl_z_keeps_the_typed_line(program, open_screen):
     open_account(program.database, "bob", 100)
-    shell = sit(program.port, prompt="$ ", shell=["bash", "--norc", "-i"], PS1="$ ")
+    shell = open_screen(program.port, prompt="$ ", shell=["bash", "--norc", "-i"], PS1="$ ")
     shell.type(" ".join(shell.command), ENTER)
     shell.until_line("Nickname: ")
     shell.type("bo")
-    shell.until_line("Nickname: bo")                    # what is not read yet is lost with Ctrl-Z
+    shell.until_line("Nickname: bo")            # Ctrl-Z drops unread input
     shell.type(CTRL_Z)
     shell.until_line("$ ")
     shell.enter("fg", "Nickname: bo")
@@ -285,8 +278,8 @@ def test_ctrl_z_and_fg_bring_the_line_back(program, sit):
     shell.until_shown("$ echo status $?", "status 130", "$")
 
 
-def test_what_was_typed_ahead_is_no_nickname(script, sit):
-    screen = sit(script.port)
+def test_typeahead_is_dropped_when_the_server_is_lost(script, open_screen):
+    screen = open_screen(script.port)
     screen.type("bob", ENTER)
     script.accept()
     script.serve("login")
@@ -304,18 +297,18 @@ def test_what_was_typed_ahead_is_no_nickname(script, sit):
     assert script.request()["params"] == {"nickname": "bob"}
 
 
-def test_what_was_typed_ahead_is_taken_where_it_was_meant_for(program, sit):
+def test_typeahead_is_read_at_the_start_and_after_logout(program, open_screen):
     open_account(program.database, "bob", 100)
-    screen = sit(program.port, prompt="")               # before it has begun
+    screen = open_screen(program.port, prompt="")       # before the client has started
     screen.type("bob\nlogout\n\nbalance\nbuy potion\n")
     screen.until_shown("You have 75 credits.", "bob 75>")
     screen.until_shown("You have 100 credits.")
 
 
-def test_sigterm_leaves_the_terminal_as_it_was(bob):
+def test_sigterm_restores_the_terminal(bob):
     def modes():
         return termios.tcgetattr(bob.process.child_fd)[3] & (termios.ICANON | termios.ECHO)
-    assert modes() == 0                                 # readline's
+    assert modes() == 0                                 # readline's modes
     bob.process.kill(signal.SIGTERM)
     bob.process.expect(pexpect.EOF)
     assert modes() == termios.ICANON | termios.ECHO
@@ -323,11 +316,11 @@ def test_sigterm_leaves_the_terminal_as_it_was(bob):
     assert bob.process.exitstatus == 128 + signal.SIGTERM
 
 
-def test_pasted_lines_are_lines(bob):
+def test_pasted_lines_are_read_one_by_one(bob):
     bob.type("balance\rbuy potion\ritems\r")
     bob.until_shown("You have 75 credits.", "bob 75> items", "Your items: sword, torch, potion.",
                     "bob 75>")
-    assert b"\x1b[?2004h" not in bob.all                # or they would come as one
+    assert b"\x1b[?2004h" not in bob.written            # bracketed paste would make them one line
 
 
 # --- the look -----------------------------------------------------------------------------------
@@ -344,7 +337,7 @@ CATALOG = """\
   8  horse     500  400 credits short"""
 
 
-def test_a_session_on_the_screen(bob):
+def test_session_on_the_screen(bob):
     bob.until_shown("Nickname: bob", "Welcome back, bob!", "  credits  100",
                     "  items    sword, torch",
                     "Options: 1 balance, 2 items, 3 buy, 4 sell, 5 logout.",
@@ -361,7 +354,7 @@ def test_a_session_on_the_screen(bob):
     bob.until_shown("bob 75> logout", "Good bye, bob.", "Nickname [bob]:")
 
 
-def test_colours(bob):
+def test_lines_have_colours(bob):
     plain, bold = ("default", False), ("default", True)
     assert bob.style("bob 100>") == bob.style("Nickname:") == bold
     assert bob.style("Welcome") == ("green", False)
@@ -375,23 +368,23 @@ def test_colours(bob):
     assert bob.style("The horse costs") == ("red", False)
     faint = bob.sent().count(b"\x1b[2m")
     bob.enter("buy", "What do you buy? (or back) ")
-    assert bob.sent().count(b"\x1b[2m") == faint + 8    # the head, and what cannot be bought
+    assert bob.sent().count(b"\x1b[2m") == faint + 8    # header, owned and unaffordable items
 
 
 @pytest.mark.parametrize("variables, has_colours", [
     ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False), ({"NO_COLOR": ""}, True), ({}, True)])
-def test_colours_can_be_switched_off(program, sit, variables, has_colours):
-    screen = sit(program.port, **variables)
+def test_colours_can_be_switched_off(program, open_screen, variables, has_colours):
+    screen = open_screen(program.port, **variables)
     screen.type("bob", ENTER)
     screen.until(lambda: re.match(r"bob \d+>$", screen.line()))
     screen.type("dance", ENTER)
     screen.until(lambda: any("no option" in line for line in screen.lines()))
-    screen.look()
-    assert (re.search(b"\x1b\\[[0-9;]*m", screen.all) is not None) == has_colours
+    screen.update()
+    assert (re.search(b"\x1b\\[[0-9;]*m", screen.written) is not None) == has_colours
 
 
-def test_wide_characters_are_aligned(script, sit):
-    screen = sit(script.port)
+def test_table_aligns_wide_characters(script, open_screen):
+    screen = open_screen(script.port)
     catalog = [("剣", 200), ("potion", 5), ("盾とかぶと", 1200), ("cafe\u0301", 30), ("🏹", 7)]
     screen.type("ボブ", ENTER)
     script.accept()
@@ -410,16 +403,6 @@ def test_wide_characters_are_aligned(script, sit):
     assert len(set(ends)) == 1, rows
 
 
-def test_the_width_of_text():
-    for text, width in [("", 0), ("bow", 3), ("剣", 2), ("\u0301", 0), ("cafe\u0301", 4),
-                        ("\U0001f600", 2), ("ﾊﾝ", 2), ("Боб", 3), ("\u200d", 0)]:
-        assert columns(text) == width
-    assert shorten("potion", 6) == "potion"
-    assert shorten("potions", 6) == "pot..."
-    assert shorten("剣剣剣剣", 7) == "剣剣..."
-    assert shorten("\U0001f600" * 9, 6) == "\U0001f600..."
-
-
 def admit_with(script, player, **members):
     player.sendline("bob")
     script.accept()
@@ -427,15 +410,14 @@ def admit_with(script, player, **members):
     script.answer(result=dict(RESULTS["login"], **members))
 
 
-def test_a_huge_nickname_does_not_stop_the_game(script, play):
-    player = play(script.port)
+def test_huge_nickname_is_shortened(script, start_player):
+    player = start_player(script.port)
     admit_with(script, player, account=dict(ACCOUNT, nickname="x" * 60000))
     player.read_until(re.escape("x" * 21 + "... 4321> "))
-    assert shorten("\u0301" * 60000 + "x" * 30, 24).endswith("\u0301" + "x" * 21 + "...")
 
 
-def test_a_long_name_leaves_the_table_in_order(script, play):
-    player = play(script.port)
+def test_long_item_name_is_shortened_in_the_table(script, start_player):
+    player = start_player(script.port)
     admit_with(script, player, catalog=[
         {"name": name, "price": 7} for name in ("x" * 100, "bow", "a long name " * 9)])
     player.read_until(OPTION)
@@ -446,20 +428,9 @@ def test_a_long_name_leaves_the_table_in_order(script, play):
     assert first.split()[1] == "x" * 37 + "..."
 
 
-@pytest.mark.parametrize("text, indent, lines", [
-    ("", 0, [""]), ("  bow   25", 0, ["  bow   25"]), ("x" * 80, 0, ["x" * 80]),
-    ("x" * 40 + " " + "y" * 39, 3, ["x" * 40 + " " + "y" * 39]),
-    ("x" * 40 + " " + "y" * 40, 3, ["x" * 40, "   " + "y" * 40]),
-    ("剣" * 20 + " " + "剣" * 20 + " bow", 0, ["剣" * 20, "剣" * 20 + " bow"]),
-    ("x" * 40 + " " + "y" * 80, 0, ["x" * 40, "y" * 80]),
-    ("Items: %s, bow" % ("x" * 100), 7, ["Items: %s," % ("x" * 100), "       bow"])])
-def test_long_lines_are_wrapped(text, indent, lines):
-    assert wrapped(text, indent) == lines
-
-
-def test_many_items_are_wrapped_below_each_other(script, sit):
-    screen = sit(script.port)
-    knock(script, screen)
+def test_long_list_of_items_is_wrapped_and_indented(script, open_screen):
+    screen = open_screen(script.port)
+    begin_login(script, screen)
     items = ["item-%d" % number for number in range(20)]
     script.answer(result=dict(RESULTS["login"], account=dict(ACCOUNT, items=items)))
     screen.until_shown("  items    %s," % ", ".join(items[:8]),
@@ -472,11 +443,11 @@ def test_many_items_are_wrapped_below_each_other(script, sit):
                        "            %s." % ", ".join(items[15:]))
 
 
-def test_no_line_is_wider_than_80_columns(program, play):
+def test_no_line_is_wider_than_80_columns(program, start_player):
     nickname = "剣" * 20
     open_account(program.database, nickname, 99999, "shield")
     open_account(program.database, "bob", 10)
-    player = play(program.port)
+    player = start_player(program.port)
 
     shown = []
 
@@ -490,7 +461,7 @@ def test_no_line_is_wider_than_80_columns(program, play):
     enter(OPTION, "back", *["buy %s" % item for item in ITEMS])
     enter(OPTION, "items", "buy sword", "sell x")
     enter(BUY, "buy", "s", "b")
-    enter(OPTION, "sell armor")                         # the answer to another question
+    enter(OPTION, "sell armor")                         # at the question for an item to buy
     enter(NICKNAME, "logout")
     enter(OPTION, "bob", "buy horse", "sell")
     enter(BUY, "buy")
@@ -499,18 +470,25 @@ def test_no_line_is_wider_than_80_columns(program, play):
     assert len(shown) > 90 and all(0 <= wcswidth(line) <= 80 for line in shown)
 
 
-def test_a_long_nickname_leaves_room_in_the_prompt(program, sit):
+def test_joiners_are_shown(program, start_player):
+    astronaut = "\U0001f469\u200d\U0001f680"
+    open_account(program.database, "bob", 1, astronaut)
+    player = start_player(program.port)
+    assert player.enter("bob", OPTION)[2] == "  items    " + astronaut
+
+
+def test_long_nickname_is_shortened_in_the_prompt(program, open_screen):
     open_account(program.database, "剣" * 200, 100)
-    screen = sit(program.port)
+    screen = open_screen(program.port)
     screen.enter("剣" * 200, "%s... 100> " % ("剣" * 10))
     screen.enter("logout", "Nickname [%s...]: " % ("剣" * 10))
 
 
-def test_text_that_would_change_the_direction_or_steer_is_escaped(script, sit):
-    screen = sit(script.port)
+def test_unsafe_characters_are_escaped_on_the_screen(script, open_screen):
+    screen = open_screen(script.port)
     evil = "\u202eevil\u200b\u2028\x1b\ufeff\x9b"
-    shown = "\\u202eevil\\u200b\\u2028\\x1b\\ufeff\\x9b"
-    knock(script, screen)
+    shown = "\\u202eevil\\u200b\\u2028\\u001b\\ufeff\\u009b"
+    begin_login(script, screen)
     script.answer(result={"account": {"nickname": evil, "credits": 1, "items": [evil]},
                           "created": False, "catalog": [{"name": evil, "price": 12345}]})
     screen.until_line("%s... 1> " % shown[:21])
@@ -518,22 +496,22 @@ def test_text_that_would_change_the_direction_or_steer_is_escaped(script, sit):
     screen.type("buy", ENTER)
     script.serve("ping")
     screen.until_shown("  1  %s  12345  owned" % shown)
-    assert b"\x9b" not in screen.all and "\u200b" not in screen.all.decode("utf-8")
+    assert b"\x9b" not in screen.written and "\u200b" not in screen.written.decode("utf-8")
     screen.type("1", ENTER)
     assert script.request()["params"] == {"item": evil}
     script.answer(error={"code": 1, "message": evil, "data": {"reason": "x"}})
     screen.until_shown(shown)
 
 
-# --- manners ------------------------------------------------------------------------------------
+# --- waiting, and the nickname that is offered ---------------------------------------------------
 
-def test_a_slow_server_is_waited_for_visibly(script, sit):
-    screen = sit(script.port)
-    knock(script, screen)
+def test_waiting_notice_is_shown_and_erased(script, open_screen):
+    screen = open_screen(script.port)
+    begin_login(script, screen)
     screen.until_line(WAITING)
     script.answer(result=RESULTS["login"])
     screen.until_line("bob 4321> ")
-    assert WAITING not in screen.lines()                # nothing of it remains
+    assert WAITING not in screen.lines()                # the notice is erased
     screen.until_shown("Nickname: bob", "Welcome back, bob!")
     screen.type("balance", ENTER)
     script.serve("ping")
@@ -546,8 +524,8 @@ def test_a_slow_server_is_waited_for_visibly(script, sit):
     screen.until_line("bob 4296> ")
 
 
-def test_waiting_on_a_dumb_terminal_is_a_line(script, play):
-    player = play(script.port)
+def test_waiting_notice_is_a_line_on_a_dumb_terminal(script, start_player):
+    player = start_player(script.port)
     player.sendline("bob")
     script.accept()
     script.request()
@@ -556,8 +534,8 @@ def test_waiting_on_a_dumb_terminal_is_a_line(script, play):
     assert player.read_until(OPTION)[0] == "Welcome back, bob!"
 
 
-def test_waiting_in_a_pipe_is_a_line(script):
-    process = piped([sys.executable, CLIENT, "--port", "%d" % script.port])
+def test_waiting_notice_is_a_line_in_a_pipe(script):
+    process = start_in_pipes([sys.executable, CLIENT, "--port", "%d" % script.port])
     try:
         process.stdin.write(b"bob\n")
         process.stdin.close()
@@ -571,30 +549,31 @@ def test_waiting_in_a_pipe_is_a_line(script):
         end_process(process)
 
 
-def test_without_threads_it_waits_without_a_word(script, play, directory):
+def test_waiting_notice_is_left_out_without_threads(script, start_player, directory):
     with io.open(os.path.join(directory, "sitecustomize.py"), "w") as module:
         module.write("import threading\n"
                      "def fail(*arguments, **more): raise threading.ThreadError('no more')\n"
                      "threading._start_new_thread = threading._start_joinable_thread = fail\n")
-    script.admit(play(script.port, PYTHONPATH=directory))
+    script.admit(start_player(script.port, PYTHONPATH=directory))
 
 
-def test_a_connection_that_takes_long_is_waited_for_visibly(sit, full_backlog):
-    screen = sit(full_backlog)
+def test_waiting_notice_covers_connecting(open_screen, full_listen_queue):
+    screen = open_screen(full_listen_queue)
     screen.type("bob", ENTER)
     screen.until_line(WAITING)
-    screen.resize(100)                                  # this interrupts 2.7
+    screen.resize(100)                                  # interrupts system calls on 2.7
     screen.resize(80)
     screen.until_line("Nickname [bob]: ")
     screen.until_shown(
         "Nickname: bob",
-        "There is no server at 127.0.0.1:%d: no answer. Check --host and --port." % full_backlog,
+        "There is no server at 127.0.0.1:%d: no answer. Check --host and --port."
+        % full_listen_queue,
         "Nickname [bob]:")
 
 
-def test_the_terminal_may_change_its_size_while_the_client_waits(script, sit):
-    screen = sit(script.port)
-    knock(script, screen)
+def test_resized_terminal_does_not_interrupt_waiting(script, open_screen):
+    screen = open_screen(script.port)
+    begin_login(script, screen)
     screen.until_line(WAITING)
     for width in (100, 60, 80):
         screen.resize(width)
@@ -602,8 +581,8 @@ def test_the_terminal_may_change_its_size_while_the_client_waits(script, sit):
     screen.until_line("bob 4321> ")
 
 
-def test_enter_takes_the_last_nickname(start, program, sit):
-    screen = sit(program.port)
+def test_enter_takes_the_last_nickname(start, program, open_screen):
+    screen = open_screen(program.port)
     open_account(program.database, "bob", 100)
     screen.type(ENTER)
     screen.until_shown("A nickname cannot be blank.", "Nickname:")
@@ -611,19 +590,19 @@ def test_enter_takes_the_last_nickname(start, program, sit):
     program.kill()
     screen.enter("balance", "Nickname [bob]: ")
     screen.until_shown("The server is gone. Log in again when it is back.", "Nickname [bob]:")
-    screen.type("ann", ENTER)                           # who was not logged in
+    screen.type("ann", ENTER)                           # a nickname that is not logged in
     screen.until_shown("There is no server at 127.0.0.1:%d. Start one: python server.py --port %d"
                        % (program.port, program.port), "Nickname [bob]:")
     start("--port", str(program.port))
     screen.enter("", "bob 100> ")
     screen.enter("logout", "Nickname [bob]: ")
-    screen.type(" ", ENTER)                             # a blank one is none
+    screen.type(" ", ENTER)                             # a blank line does not take the offer
     screen.until_shown("A nickname cannot be blank.", "Nickname [bob]:")
     screen.type("ann", ENTER)
     screen.until(lambda: re.match(r"ann \d+>$", screen.line()))
 
 
-def test_an_empty_line_of_a_pipe_is_a_blank_nickname(program):
+def test_empty_line_of_a_pipe_is_a_blank_nickname(program):
     open_account(program.database, "bob", 100)
     status, out, err = run(program.port, ["bob", "logout", "", "balance"])
     assert (status, err) == (0, "")
@@ -632,16 +611,16 @@ def test_an_empty_line_of_a_pipe_is_a_blank_nickname(program):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", None])
-def test_other_alphabets_in_the_c_locale(program, sit, encoding):
-    """Readline is not to take bytes for keys, whatever the locale."""
+def test_utf8_can_be_typed_in_the_c_locale(program, open_screen, encoding):
+    """In no locale may readline take bytes of UTF-8 for keys."""
     variables = {"LC_ALL": "C"}
     if encoding:
         variables["PYTHONIOENCODING"] = encoding
     else:
         variables.update({"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
     open_account(program.database, "Боб", 100)
-    screen = sit(program.port, **variables)
+    screen = open_screen(program.port, **variables)
     screen.type("Боб", ENTER)
     screen.until(lambda: screen.line().endswith("100>") or any(
         line.startswith("That is not text in ") for line in screen.lines()))
-    assert screen.line().endswith("100>") == bool(encoding)     # else it is ASCII
+    assert screen.line().endswith("100>") == bool(encoding)     # else the encoding is ASCII

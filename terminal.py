@@ -1,0 +1,326 @@
+# -*- coding: utf-8 -*-
+"""The player's terminal: line editing, completion, colours, escapes, and waiting.
+
+Modules that only Unix has are imported where they are used, so that this one can be imported
+everywhere.
+"""
+from __future__ import unicode_literals
+
+import contextlib
+import locale
+import os
+import signal
+import sys
+import threading
+
+from constants import COLUMNS, WAITING_NOTICE_SECONDS
+from text import JOINERS, Text, columns, escape, find_by_prefix, shorten, wrap
+
+if str is bytes:
+    input = raw_input                                   # 2.7  # noqa: F821
+
+# Styles of lines, as parameters of ECMA-48's SGR; readable on dark and on light screens.
+PLAIN, BOLD, FAINT, RED, GREEN = "", "1", "2", "31", "32"
+
+END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+# readline's setting for the Tab key, by (is_libedit, has_completer). Without a completer Tab
+# inserts itself, because a nickname may contain one.
+TAB_SETTINGS = {(False, False): "tab: self-insert", (False, True): "tab: complete",
+                (True, False): "bind ^I ed-insert", (True, True): "bind ^I rl_complete"}
+
+
+def run_on_terminal(program):
+    """Call `program` with a Terminal; return the exit status.
+
+    The end of the input ends the program with 0, a terminal or pipe that is gone with 1, and a
+    signal without a traceback.
+    """
+    if sys.stdin is None or sys.stdout is None:         # closed by the parent process
+        return 1
+    terminal = Terminal()
+    try:
+        terminal.exit_on_signals()
+        return program(terminal)
+    except EOFError:
+        terminal.end_line()
+        return 0
+    except EnvironmentError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)    # for the flush at exit
+        return 1
+
+
+class Terminal(object):
+    """Standard input and output, as the player uses them.
+
+    On a terminal, lines can be edited and have colours, as far as the terminal can do that. In a
+    pipe, a question is a line of its own, and a repeated question is printed once.
+    """
+
+    def __init__(self):
+        self.has_keyboard = sys.stdin.isatty()      # standard input is a terminal
+        self.has_screen = sys.stdout.isatty()       # standard output is a terminal
+        self.can_erase = self.has_screen and (os.environ.get("TERM") or "dumb") != "dumb"
+        self.has_colours = self.can_erase and not os.environ.get("NO_COLOR")    # no-color.org
+        self.encoding = sys.stdout.encoding or locale.getpreferredencoding()
+        if hasattr(sys.stdin, "reconfigure"):       # 3.x: else a bad byte would raise in readline()
+            sys.stdin.reconfigure(errors="surrogateescape")
+        self._termios = _import_termios() if self.has_keyboard else None
+        # terminal attributes at the start, to be restored by a signal
+        self._attributes = self._termios and self._termios.tcgetattr(sys.stdin.fileno())
+        self._readline = None
+        if self.has_keyboard and self.has_screen and sys.stderr:    # `input` needs all three
+            self._readline = _import_readline()
+        self._completer = None          # completer of the current question, see `ask`
+        self._completions = []          # completions that readline is fetching one by one
+        self._last_question = None      # last question printed into a pipe
+        if self._readline:
+            self._readline.set_completer(self._complete)
+
+    @property
+    def can_edit(self):
+        """Return whether the player's lines have line editing, history and completion."""
+        return self._readline is not None
+
+    # --- input ------------------------------------------------------------------------------
+
+    def ask(self, question, completer=None, remember=True):
+        """Return the player's next line, as text. Raise EOFError at the end of the input.
+
+        `completer` serves the Tab key: it takes the line up to the cursor and returns (the part to
+        complete, the names that this part may become). The line enters the history, which the arrow
+        keys recall, only if `remember` is true.
+        """
+        question = self.escape(question)
+        encoding = sys.stdin.encoding or locale.getpreferredencoding()
+        while True:
+            if self._readline:
+                self._completer = completer
+                line = self._edit_line(question, remember)
+            else:
+                line = self._read_line(question)
+            try:
+                if type(line) is not Text:
+                    line = line.decode(encoding)        # 2.7
+                line.encode("utf-8")                    # fails for surrogates of bytes not decoded
+                return line[:-1] if line.endswith("\n") else line
+            except UnicodeError:
+                self.say_error("That is not text in %s." % encoding)
+
+    def _read_line(self, question):
+        """Read a line without line editing."""
+        if self.has_keyboard:
+            self.write(self._apply_style(question, BOLD))
+        elif question != self._last_question:
+            self.write(question.rstrip() + "\n")
+        self._last_question = question
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError()
+        return line
+
+    def _edit_line(self, question, remember):
+        """Read a line with line editing, with the history or with none."""
+        is_libedit = "libedit" in (self._readline.__doc__ or "")
+        if not is_libedit:              # \001 and \002: readline counts no columns between them
+            question = self._apply_style(question, BOLD, "\001%s\002")
+        if str is bytes:
+            question = question.encode(self.encoding)           # 2.7
+        self._readline.parse_and_bind(TAB_SETTINGS[is_libedit, self._completer is not None])
+        if remember:
+            return self._input_line(question)
+        # 2.7 cannot switch the history off, so it is removed and restored.
+        history = [self._readline.get_history_item(number + 1)
+                   for number in range(self._readline.get_current_history_length())]
+        self._readline.clear_history()
+        line = self._input_line(question)
+        self._readline.clear_history()
+        for earlier in history:
+            self._readline.add_history(earlier)
+        return line
+
+    def _input_line(self, question):
+        """Return a line of `input`; keep what was typed across Ctrl-Z and `fg`.
+
+        readline itself does not notice the suspension: Enter would send a line that is not shown.
+        """
+        default = signal.getsignal(signal.SIGTSTP)
+        # Where the signal is ignored, nobody could continue a suspended client.
+        handler = default if default == signal.SIG_IGN else _raise_suspended
+        typed = ""
+        self._readline.set_startup_hook(lambda: self._readline.insert_text(typed))
+        line = None
+        while line is None:
+            try:
+                try:
+                    signal.signal(signal.SIGTSTP, handler)
+                    line = input(question)
+                finally:
+                    signal.signal(signal.SIGTSTP, default)
+            except _Suspended:
+                if line is None:
+                    typed = self._readline.get_line_buffer()
+                    self.write("\n")
+                    os.kill(os.getpid(), signal.SIGTSTP)        # returns after `fg`
+        return line
+
+    def discard_typeahead(self):
+        """Drop what was typed and not read yet."""
+        if self._termios:
+            try:
+                self._termios.tcflush(sys.stdin.fileno(), self._termios.TCIFLUSH)
+            except self._termios.error:
+                pass                    # the terminal is gone; the next read reports it
+
+    def _complete(self, word, number):
+        """Return the completion of that number, None after the last; called by readline."""
+        if number == 0:
+            self._completions = self._find_completions()
+        return self._completions[number] if number < len(self._completions) else None
+
+    def _find_completions(self):
+        """Return the completions of the word at the cursor, but for names that need escapes."""
+        line = self._readline.get_line_buffer()
+        before, line = line[:self._readline.get_begidx()], line[:self._readline.get_endidx()]
+        if str is bytes:                                        # 2.7
+            before, line = [part.decode(self.encoding, "replace") for part in (before, line)]
+        part, names = self._completer(line) if self._completer else ("", [])
+        # readline completes the last word: the words of a name before it are not repeated.
+        known = len(before) - (len(line) - len(part))
+        completions = [name[known:] for name in find_by_prefix(part, names)
+                       if name == self.escape(name)]
+        return [name.encode(self.encoding) for name in completions] if str is bytes else completions
+
+    # --- signals ----------------------------------------------------------------------------
+
+    def exit_on_signals(self):
+        """Let SIGINT and SIGTERM end the program without a traceback."""
+        for number in END_SIGNALS:
+            signal.signal(number, self._exit)
+
+    def _exit(self, number, frame):
+        """Restore the terminal and exit with the status that shells use; a signal handler.
+
+        An exception instead could be raised anywhere, even in the interpreter's own exit.
+        """
+        for other in END_SIGNALS:
+            signal.signal(other, signal.SIG_DFL)
+        try:
+            if self._termios:
+                self._termios.tcsetattr(sys.stdin.fileno(), self._termios.TCSANOW, self._attributes)
+            self.end_line()
+        finally:                        # also if the terminal is gone
+            os._exit(128 + number)
+
+    # --- output -----------------------------------------------------------------------------
+
+    def say(self, text, style=PLAIN, indent=0):
+        """Print a line, escaped; a screen shows it wrapped, the later lines indented."""
+        text = self.escape(text)
+        for line in wrap(text, indent) if self.has_screen else [text]:
+            self.write(self._apply_style(line, style) + "\n")
+
+    def say_error(self, *sentences):
+        """Print an error: in one line where it fits, else a line for each sentence."""
+        text = " ".join(sentences)
+        fits = not self.has_screen or columns(self.escape(text)) <= COLUMNS
+        for line in [text] if fits else sentences:
+            self.say(line, RED)
+
+    def show_table(self, alignments, rows):
+        """Print rows, each (cells, style); `alignments` has "<" or ">" for each column."""
+        rows = [([self.escape(cell) for cell in cells], style) for cells, style in rows]
+        widths = [max(columns(cell) for cell in column)
+                  for column in zip(*[cells for cells, _ in rows])]
+        for cells, style in rows:
+            line = ""
+            for cell, width, alignment in zip(cells, widths, alignments):
+                padding = " " * (width - columns(cell))
+                line += "  " + (padding + cell if alignment == ">" else cell + padding)
+            self.say(line.rstrip(), style)
+
+    def end_line(self):
+        """Move to a new line of the screen, for the shell's prompt."""
+        if self.has_keyboard and self.has_screen:
+            os.write(sys.stdout.fileno(), b"\n")
+
+    def escape(self, text):
+        """Return text that is safe to show and can be encoded for this terminal."""
+        return escape(text, keep=JOINERS).encode(self.encoding, "backslashreplace") \
+            .decode(self.encoding)
+
+    def shorten(self, text, width):
+        """Return the text, escaped, or as much of it as fits into `width` columns."""
+        return shorten(self.escape(text), width)
+
+    def write(self, text):
+        """Print escaped text at once."""
+        stream = getattr(sys.stdout, "buffer", sys.stdout)      # 2.7: sys.stdout itself takes bytes
+        stream.write(text.encode(self.encoding))
+        stream.flush()
+
+    def _apply_style(self, text, style, markers="%s"):
+        if not self.has_colours or not style:
+            return text
+        return markers % ("\x1b[%sm" % style) + text + markers % "\x1b[m"
+
+    @contextlib.contextmanager
+    def waiting_notice(self, text):
+        """Show a notice while the body of the `with` takes long.
+
+        A thread prints it: on 2.7 an alarm signal would interrupt the calls that wait.
+        """
+        printed = threading.Event()
+
+        def show():
+            printed.set()
+            try:
+                self.write(self._apply_style(text, FAINT) + ("" if self.can_erase else "\n"))
+            except EnvironmentError:    # the terminal is gone; the main thread finds that, too
+                pass
+
+        timer = threading.Timer(WAITING_NOTICE_SECONDS, show)
+        timer.daemon = True
+        try:
+            timer.start()
+        except threading.ThreadError:   # no thread can be started: there is no notice
+            pass
+        try:
+            yield
+        finally:
+            timer.cancel()
+            if timer.is_alive():
+                timer.join()
+            if printed.is_set() and self.can_erase:
+                self.write("\r\x1b[K")      # ECMA-48: erase the line
+
+
+class _Suspended(Exception):
+    """The player has typed Ctrl-Z."""
+
+
+def _raise_suspended(number, frame):
+    signal.signal(number, signal.SIG_IGN)       # no second exception before the first is handled
+    raise _Suspended()
+
+
+def _import_termios():
+    """Return the module for terminal attributes, or None where there is none."""
+    try:
+        import termios
+        return termios
+    except ImportError:
+        return None
+
+
+def _import_readline():
+    """Return the module for line editing, set up, or None where there is none."""
+    try:
+        import readline
+    except ImportError:
+        return None
+    for setting in ("set show-all-if-ambiguous on",     # at the first Tab
+                    "set enable-bracketed-paste off",   # pasted lines are lines
+                    "set input-meta on", "set output-meta on", "set convert-meta off"):
+        readline.parse_and_bind(setting)        # the last three: UTF-8 passes in the C locale
+    return readline

@@ -1,0 +1,139 @@
+# -*- coding: utf-8 -*-
+"""text.py: which characters are escaped, widths in columns, and matching of words."""
+from __future__ import unicode_literals
+
+import re
+import sys
+import unicodedata
+
+import pytest
+
+import text
+from text import JOINERS, columns, escape, find, find_by_prefix, quote, shorten, show, wrap
+
+# Default_Ignorable_Code_Point of Unicode's DerivedCoreProperties.txt.
+DEFAULT_IGNORABLE = [
+    (0xad, 0xad), (0x34f, 0x34f), (0x61c, 0x61c), (0x115f, 0x1160), (0x17b4, 0x17b5),
+    (0x180b, 0x180f), (0x200b, 0x200f), (0x202a, 0x202e), (0x2060, 0x206f), (0x3164, 0x3164),
+    (0xfe00, 0xfe0f), (0xfeff, 0xfeff), (0xffa0, 0xffa0), (0xfff0, 0xfff8), (0x1bca0, 0x1bca3),
+    (0x1d173, 0x1d17a), (0xe0000, 0xe0fff)]
+SURROGATES = (0xd800, 0xdfff)
+BRAILLE_BLANK = (0x2800, 0x2800)
+INTERLINEAR_ANNOTATION = (0xfff9, 0xfffb)
+UNSAFE_RANGES = DEFAULT_IGNORABLE + [SURROGATES, BRAILLE_BLANK, INTERLINEAR_ANNOTATION]
+UNSAFE_CATEGORIES = ("Cc", "Zl", "Zp")      # controls, line separators, paragraph separators
+
+
+def character(code):
+    """Return the character of a code point; a narrow build of 2.7 has a pair for some."""
+    return ("\\U%08x" % code).encode("ascii").decode("unicode-escape")
+
+
+def is_unsafe(code):
+    return any(first <= code <= last for first, last in UNSAFE_RANGES) \
+        or code < 0x10000 and unicodedata.category(character(code)) in UNSAFE_CATEGORIES
+
+
+def test_unsafe_code_points_are_escaped_and_no_others():
+    wrong = []
+    for code in range(0x110000):
+        one = character(code)
+        expected = ("\\u%04x" if code < 0x10000 else "\\U%08x") % code if is_unsafe(code) else one
+        if escape(one) != expected:
+            wrong.append("%04x" % code)
+    assert wrong == []
+
+
+def test_no_category_beyond_the_first_plane_is_unsafe():
+    if sys.maxunicode == 0xffff:
+        pytest.skip("a narrow build of Python 2.7 tells no categories of pairs")
+    assert not any(unicodedata.category(character(code)) in UNSAFE_CATEGORIES
+                   for code in range(0x10000, 0x110000))
+
+
+@pytest.mark.parametrize("raw, escaped", [
+    ("", ""), ("Боб, 剣 and \U0001f3f9", "Боб, 剣 and \U0001f3f9"), ("back\\slash", "back\\slash"),
+    ("a\tb\r\n", "a\\u0009b\\u000d\\u000a"), ("\x1b[31m", "\\u001b[31m"),
+    ("\u202egnp.exe", "\\u202egnp.exe"), ("a\U000e0041b", "a\\U000e0041b"),
+    ("\U0001f600\U0001f3f9", "\U0001f600\U0001f3f9")])
+def test_escape_within_text(raw, escaped):
+    assert escape(raw) == escaped
+    assert escape(escaped) == escaped
+
+
+def test_joiners_are_escaped_unless_kept():
+    astronaut = "\U0001f469\u200d\U0001f680"
+    assert escape(astronaut) == "\U0001f469\\u200d\U0001f680"
+    assert escape(astronaut, keep=JOINERS) == astronaut
+    assert escape("\u200b\u200c\u200d\u200e", keep=JOINERS) == "\\u200b\u200c\u200d\\u200e"
+
+
+@pytest.mark.parametrize("raw, quoted", [
+    ("", '""'), ("bob", '"bob"'), ('a "b" c', r'"a \"b\" c"'), ("a\\", r'"a\\"'),
+    ("\\u000a", '"\\\\u000a"'), ("\n", '"\\u000a"'), ("剣", '"剣"'), ("\u200d", '"\\u200d"')])
+def test_quoted_text_is_one_word_of_a_log_line(raw, quoted):
+    assert quote(raw) == quoted
+
+
+def test_quoted_texts_differ_where_the_texts_do():
+    texts = ["\n", "\\n", "\\u000a", "\\\n", '"', '\\"', "\\\\"]
+    assert len({quote(one) for one in texts}) == len(texts)
+
+
+def test_show_accepts_every_type_of_a_database():
+    assert [show(value) for value in ("a\n", 5, None)] == ['"a\\u000a"', "5", "None"]
+    assert "\x1b" not in show(b"\x1b")
+
+
+# --- widths ---------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("shown, width", [
+    ("", 0), ("bow", 3), ("剣", 2), ("\u0301", 0), ("cafe\u0301", 4), ("\U0001f600", 2), ("ﾊﾝ", 2),
+    ("Боб", 3), ("\u200d", 0)])
+def test_columns_of_text(shown, width):
+    assert columns(shown) == width
+
+
+@pytest.mark.parametrize("whole, width, shortened", [
+    ("potion", 6, "potion"), ("potions", 6, "pot..."), ("剣剣剣剣", 7, "剣剣..."),
+    ("剣剣剣剣", 8, "剣剣剣剣"), ("\U0001f600" * 9, 6, "\U0001f600..."),
+    ("\u0301" * 60000 + "x" * 30, 24, "\u0301" * 60000 + "x" * 21 + "...")],
+    ids=["fits", "ascii", "wide", "wide-fits", "emoji", "combining"])
+def test_text_is_shortened_to_a_width(whole, width, shortened):
+    assert shorten(whole, width) == shortened
+
+
+@pytest.mark.parametrize("whole, indent, lines", [
+    ("", 0, [""]), ("  bow   25", 0, ["  bow   25"]), ("x" * 80, 0, ["x" * 80]),
+    ("x" * 40 + " " + "y" * 39, 3, ["x" * 40 + " " + "y" * 39]),
+    ("x" * 40 + " " + "y" * 40, 3, ["x" * 40, "   " + "y" * 40]),
+    ("剣" * 20 + " " + "剣" * 20 + " bow", 0, ["剣" * 20, "剣" * 20 + " bow"]),
+    ("x" * 40 + " " + "y" * 80, 0, ["x" * 40, "y" * 80]),
+    ("Items: %s, bow" % ("x" * 100), 7, ["Items: %s," % ("x" * 100), "       bow"])])
+def test_long_lines_are_wrapped(whole, indent, lines):
+    assert wrap(whole, indent) == lines
+
+
+# --- matching of words ------------------------------------------------------------------------
+
+def test_exact_case_is_found_first():
+    assert find("sword", ["Sword", "sword"]) == ["sword"]
+
+
+@pytest.mark.parametrize("word, listed, found", [
+    ("BO", [], ["bow"]), ("sword", [], ["Sword"]), ("swo", [], ["Sword", "swordfish"]),
+    ("1", ["bow"], ["bow"]), ("1", [], []), ("2", ["bow", "Sword"], ["2"]),
+    ("02", ["bow", "Sword"], []), ("x", ["bow"], [])])
+def test_word_is_found_as_name_or_number_or_prefix(word, listed, found):
+    assert find(word, ["bow", "Sword", "swordfish", "2"], listed) == found
+
+
+def test_prefix_is_found_in_any_case():
+    assert find_by_prefix("ME", ["меч", "mead", "Mermaid"]) == ["mead", "Mermaid"]
+    assert find_by_prefix("М", ["меч", "mead"]) == ["меч"]
+    assert find_by_prefix("", ["a", "b"]) == ["a", "b"]
+
+
+def test_table_of_unsafe_characters_is_written_as_ascii():
+    """The source shows the table's characters as escapes: none of them is visible."""
+    assert re.match(r"[ -~]*\Z", text._UNSAFE.encode("unicode-escape").decode("ascii"))
