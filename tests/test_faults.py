@@ -119,7 +119,7 @@ def test_commands_beside_a_server_that_trades(program, directory):
             Peer(program.port, "other").close()
         torture.drive(traders, 0.1, 4)
         process = subprocess.Popen(
-            [sys.executable, os.path.join(ROOT, "db.py"), "--database", program.database] + command,
+            [sys.executable, os.path.join(ROOT, "admin.py"), "--database", program.database] + command,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment())
         while process.poll() is None:
             torture.drive(traders, 0.02, 4)

@@ -100,10 +100,11 @@ NOBODY = "postgresql://lavka:5ecret@127.0.0.1:1/shop"     # where nobody listens
 def test_a_url_that_is_of_no_use(cluster, url, says):
     status, said = run("server.py", "--port", "0", "--database", url)
     assert (status, said.count("\n")) == (1, 1) and says in said and "5ecret" not in said
-    code = ("import sys, db\n"
-            "for command in ([], ['verify'], ['grant', 'bob', '5'], ['history', 'bob'],\n"
-            "                ['show', 'bob'], ['backup', 'no/such/file']):\n"
-            "    assert db.main(command + ['--database', sys.argv[1]]) == 1\n")
+    code = ("import sys, admin, db\n"
+            "commands = [['verify'], ['grant', 'bob', '5'], ['history', 'bob'], ['show', 'bob'],\n"
+            "            ['backup', 'no/such/file']]\n"
+            "statuses = [admin.main(command + ['--database', sys.argv[1]]) for command in commands]\n"
+            "assert statuses + [db.main(['--database', sys.argv[1]])] == [1] * 6\n")
     process = subprocess.Popen([sys.executable, "-c", code, url], cwd=ROOT, env=environment(),
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     said = process.communicate()[0].decode("utf-8")
@@ -168,7 +169,7 @@ def test_no_password_is_told_by_anything(cluster, database, start):
     program.kill()
     said = [program.log(), run("db.py", LAVKA_DATABASE=database)[1],
             run("db.py", "--help", LAVKA_DATABASE=database)[1],
-            run("db.py", "steal", LAVKA_DATABASE=database)[1]]
+            run("admin.py", "steal", LAVKA_DATABASE=database)[1]]
     shown = database.replace(":" + cluster.QUOTED, "")
     assert 'database="%s"' % shown in said[0] and shown in said[1]
     assert not any(secret in text for text in said for secret in (cluster.PASSWORD, cluster.QUOTED))
@@ -391,7 +392,7 @@ def test_a_tick_asks_a_few_times_whatever_it_does(database, directory):
         wait_for(lambda: all(server_has_input(c) for c in ticker.server.connections), "input")
         del asked[:]
         ticker.tick()
-        assert 4 < len(asked) <= 9
+        assert len(asked) <= 4
         assert len(ticker.replies(peer, 40)) == 40
         audit(database)
 
@@ -661,7 +662,7 @@ def test_ctrl_c_ends_a_command_that_waits(database, open_shop, outside, command)
     outside.execute("BEGIN")
     outside.execute("LOCK TABLE account IN ACCESS EXCLUSIVE MODE")
     process = subprocess.Popen(
-        [sys.executable, os.path.join(ROOT, "db.py"), "--database", database] + command,
+        [sys.executable, os.path.join(ROOT, "admin.py"), "--database", database] + command,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment())
     with contextlib.closing(connect(database)) as other:
         wait_for(lambda: other.execute(
@@ -679,10 +680,10 @@ def test_verify_of_many(database, open_shop):
                         "SELECT 'player ' || n, 100, '' FROM generate_series(1, 25000) AS n")
         outside.execute("INSERT INTO trade (account_id, time, what, item, price, credits) "
                         "SELECT id, 1767323045, 'opening', '', 0, 100 FROM account")
-        assert run("db.py", "verify", "--database", database) == (
+        assert run("admin.py", "verify", "--database", database) == (
             0, "accounts: 25000, rows of the ledger: 25000, problems: 0\n")
         outside.execute("UPDATE account SET credits = 7 WHERE nickname = 'player 24999'")
-        status, said = run("db.py", "verify", "--database", database)
+        status, said = run("admin.py", "verify", "--database", database)
         assert status == 1 and 'account "player 24999": it has 7 credits' in said
 
 
@@ -694,10 +695,10 @@ def test_a_backup_can_be_restored(cluster, database, directory, open_shop):
     assert not shop.commit()
     path = os.environ["PATH"] + os.pathsep + pgcluster.BINARIES
     copy = os.path.join(directory, "copy.dump")
-    assert run("db.py", "backup", copy, "--database", database, PATH=path) == (
+    assert run("admin.py", "backup", copy, "--database", database, PATH=path) == (
         0, "%s has %d bytes\n" % (copy, os.path.getsize(copy)))
     assert os.listdir(directory) == ["copy.dump"]
-    status, said = run("db.py", "backup", copy, "--database", database, PATH=path)
+    status, said = run("admin.py", "backup", copy, "--database", database, PATH=path)
     assert status == 1 and "exists already" in said
     restored = cluster.url(cluster.create_database())
     subprocess.check_call([os.path.join(pgcluster.BINARIES, "pg_restore"), "--exit-on-error",
@@ -717,10 +718,10 @@ def test_a_backup_asks_the_same_hosts(cluster, directory, url, dsn):
     with open(path, "w") as file:
         file.write("#!/bin/sh\necho \"$@\" >&2; exit 1\n")
     os.chmod(path, 0o755)
-    code = ("import sys, db\n"
+    code = ("import sys, db, storage\n"
             "try:\n"
             "    db.open_storage(sys.argv[1]).copy_to('copy', None)\n"
-            "except CannotBackUp as failed:\n"
+            "except storage.CannotBackUp as failed:\n"
             "    sys.stdout.write('%s' % failed)\n")
     said = subprocess.check_output(
         [sys.executable, "-c", code, url], cwd=ROOT,
@@ -731,7 +732,7 @@ def test_a_backup_asks_the_same_hosts(cluster, directory, url, dsn):
 
 @on_postgresql
 def test_a_backup_without_pg_dump(database, directory):
-    status, said = run("db.py", "backup", os.path.join(directory, "copy"), "--database", database,
+    status, said = run("admin.py", "backup", os.path.join(directory, "copy"), "--database", database,
                        PATH=directory)
     assert (status, said.count("\n")) == (1, 1) and "pg_dump" in said and os.listdir(directory) == []
 
