@@ -23,6 +23,7 @@ import time
 import ledger
 from constants import MAX_CREDITS
 from db import open_storage
+from log import monotonic
 from models import TABLES, Account, Trade
 from storage import STORAGE_ERRORS, CannotBackUp, CannotOpen, describe, is_usable
 from text import escape, quote
@@ -148,7 +149,7 @@ class Progress(object):
 
     def __init__(self, stage):
         self.is_terminal = sys.stderr is not None and sys.stderr.isatty()
-        self.begin = time.time()
+        self.begin = monotonic()
         self.stage(stage)
 
     def __enter__(self):
@@ -173,7 +174,7 @@ class Progress(object):
         """Draw the line again, with the seconds that have passed."""
         if self.is_terminal:        # ESC[?7l: the terminal cuts the line instead of wrapping it
             sys.stderr.write(str("\r\x1b[?7l%s %d s\x1b[K\x1b[?7h"
-                                 % (self.text, time.time() - self.begin)))
+                                 % (self.text, monotonic() - self.begin)))
             sys.stderr.flush()
 
     def clear(self):
