@@ -184,7 +184,8 @@ class SQLite(Storage):
     def query(self, sql, *parameters):
         return self.database.execute_sql(sql, parameters)
 
-    stream = query
+    def stream(self, sql):
+        return self.query(sql)
 
     def begin_reading(self, progress):
         # SQLite calls this from inside a long statement, which also lets Ctrl-C take effect.
