@@ -460,3 +460,96 @@ def full_listen_queue():
     yield listener.getsockname()[1]
     for sock in connecting + [listener]:
         sock.close()
+
+
+# --- the shop in this process, and the programs on its database ----------------------------------
+
+CHEAP = "potion"            # an item that every new account can afford
+
+
+def run_program(program, *arguments, **options):
+    """Run one of Lavka's programs; return (exit status, standard output, standard error).
+
+    `cwd` is its working directory; the other keyword arguments are environment variables.
+    """
+    cwd = options.pop("cwd", None)
+    process = subprocess.Popen([sys.executable, os.path.join(ROOT, program)] + list(arguments),
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=cwd,
+                               env=environment(**options))
+    out, err = process.communicate()
+    return process.returncode, out.decode("utf-8"), err.decode("utf-8")
+
+
+def account_rows(outside):
+    """Return (nickname, credits, items) of all accounts, in the order in which they were opened."""
+    return outside.execute("SELECT nickname, credits, items FROM account ORDER BY id").fetchall()
+
+
+def ledger_rows(outside, nickname="bob"):
+    """Return (kind, item, price, credits afterwards) of an account's rows of the ledger."""
+    return outside.execute(
+        "SELECT what, item, price, trade.credits FROM trade JOIN account ON account.id = account_id "
+        "WHERE nickname = ? ORDER BY trade.id", (nickname,)).fetchall()
+
+
+def log_in_stored(shop, nickname="bob", credits=None, outside=None):
+    """Return an OpenAccount whose row is stored, with these credits if any are given."""
+    account, _ = shop.login(nickname)
+    assert not shop.commit()
+    if credits is not None:
+        outside.execute("UPDATE account SET credits = ? WHERE nickname = ?", (credits, nickname))
+        account, _ = shop.login(nickname)
+    return account
+
+
+def refusal_of(call, *arguments):
+    """Return the Refusal that a call raises; its message is a sentence."""
+    with pytest.raises(db.Refusal) as caught:
+        call(*arguments)
+    assert caught.value.message.endswith(".")
+    return caught.value
+
+
+@pytest.fixture
+def open_shop():
+    """Return a function that opens a shop; every shop is closed after the test."""
+    opened = []
+
+    def open_and_close(database):
+        opened.append(db.Shop(database))
+        return opened[-1]
+
+    yield open_and_close
+    for shop in opened:
+        shop.close()
+
+
+@pytest.fixture
+def shop(database, open_shop):
+    """Return a shop on the database."""
+    return open_shop(database)
+
+
+@pytest.fixture
+def old_database(directory):
+    """Return the path of an SQLite file from before the ledger, with two accounts."""
+    path = os.path.join(directory, "lavka.db")
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript("""
+            CREATE TABLE account (
+                id INTEGER NOT NULL PRIMARY KEY, nickname VARCHAR(255) NOT NULL,
+                credits INTEGER NOT NULL CHECK (credits >= 0), items TEXT NOT NULL);
+            CREATE UNIQUE INDEX account_nickname ON account (nickname);
+            INSERT INTO account (nickname, credits, items) VALUES ('ann', 240, 'torch,sword');
+            INSERT INTO account (nickname, credits, items) VALUES ('bob', 0, '');
+        """)
+    return path
+
+
+def run_in_shell(command, cwd):
+    """Run `PROGRAM ARGUMENTS REDIRECTIONS` in a shell; return (exit status, standard error)."""
+    process = subprocess.Popen(
+        ["sh", "-c", "%s %s/%s" % (sys.executable, ROOT, command)], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, cwd=cwd, env=environment())
+    err = process.communicate()[1].decode("utf-8")
+    return process.returncode, err

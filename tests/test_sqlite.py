@@ -1,0 +1,250 @@
+# -*- coding: utf-8 -*-
+"""What only an SQLite file has: pragmas, pages, checkpoints, the lock of its one server, the upgrade
+from before the ledger, damage."""
+from __future__ import unicode_literals
+
+import contextlib
+import fcntl
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+from conftest import (CHEAP, ROOT, account_rows, audit, environment, ledger_rows, log_in_stored,
+                      run_program)
+
+import db
+from constants import PAGE_SIZE, WAL_SIZE
+from sqlite import SQLite
+from storage import CannotOpen
+
+
+def why_not_open(path):
+    """Return why a shop cannot be opened on a file."""
+    with pytest.raises(CannotOpen) as caught:
+        db.Shop(path)
+    return "%s" % caught.value
+
+
+# --- pragmas and transactions ---------------------------------------------------------------------
+
+def test_connection_of_a_server_is_durable_with_a_short_busy_timeout(shop):
+    value = {name: shop.storage.query("PRAGMA " + name).fetchone()[0]
+             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")}
+    assert value["journal_mode"] == "wal" and value["synchronous"] == 2     # FULL
+    assert value["foreign_keys"] == 1
+    assert value["busy_timeout"] <= 250
+
+
+def test_file_that_cannot_be_made_durable_is_refused(database, monkeypatch):
+    """Where the write-ahead log is not to be had, SQLite keeps the journal mode and says nothing."""
+    monkeypatch.setattr("sqlite._DURABLE", [("journal_mode", "delete"), ("synchronous", "full")])
+    assert "cannot be made durable" in why_not_open(database)
+
+
+def test_commit_is_one_immediate_transaction(shop, outside):
+    accounts = [log_in_stored(shop, "player %d" % number) for number in range(50)]
+    before = outside.execute("PRAGMA data_version").fetchone()
+    for account in accounts:
+        shop.buy(account, CHEAP)
+        shop.sell(account, CHEAP)
+        shop.buy(account, CHEAP)
+    new = [shop.login("new %d" % number)[0] for number in range(50)]
+    assert outside.execute("PRAGMA data_version").fetchone() == before
+    statements = []
+    if sys.version_info[0] > 2:                         # 2.7 cannot trace
+        shop.storage.database.connection().set_trace_callback(statements.append)
+    assert not shop.commit()
+    if sys.version_info[0] > 2:
+        assert [s for s in statements if s.startswith(("BEGIN", "COMMIT"))] == [
+            "BEGIN IMMEDIATE", "COMMIT"]
+    stored = account_rows(outside)
+    assert len(stored) == 100
+    assert all((account.nickname,) + account.row() in stored for account in accounts + new)
+
+
+@pytest.mark.parametrize("page_size", [PAGE_SIZE, 4096])
+def test_write_ahead_log_is_checkpointed_at_its_size_limit(database, page_size, open_shop):
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as outside:
+        assert outside.execute("PRAGMA page_size").fetchone() == (PAGE_SIZE,)   # of a new file
+        if page_size != PAGE_SIZE:              # as files were before
+            outside.execute("PRAGMA journal_mode = delete")
+            outside.execute("PRAGMA page_size = %d" % page_size)
+            outside.execute("VACUUM")
+    shop = open_shop(database)
+    accounts = [shop.login("player %d" % number)[0] for number in range(500)]
+    assert not shop.commit()
+    size = written = 0
+    while written < 2 * WAL_SIZE:
+        for account in accounts:
+            (shop.sell if CHEAP in account.items else shop.buy)(account, CHEAP)
+        assert not shop.commit()
+        written += 40000                    # a commit of 500 rows and their ledger is more
+        size = max(size, os.path.getsize(database + "-wal"))
+    assert 0.9 * WAL_SIZE < size < 1.2 * WAL_SIZE
+
+
+def test_commands_leave_checkpoints_to_the_server(database):
+    storage = SQLite(database)
+    for context in (storage.reading, storage.changing):
+        with context():
+            assert storage.query("PRAGMA wal_autocheckpoint").fetchone() == (0,)
+
+
+# --- opening --------------------------------------------------------------------------------------
+
+def test_second_shop_on_the_file_is_refused(database, shop, directory, open_shop):
+    link = os.path.join(directory, "link.db")
+    os.symlink(database, link)
+    for path in (database, link):
+        assert "another server" in why_not_open(path)
+    account = log_in_stored(shop)                       # the first is not disturbed
+    shop.buy(account, CHEAP)
+    assert not shop.commit()
+    shop.close()
+    open_shop(database)
+
+
+def make_nothing(path):
+    pass
+
+
+def make_directory(path):
+    os.mkdir(path)
+
+
+def make_text(path):
+    with open(path, "w") as file:
+        file.write("I am not a database. " * 100)
+
+
+def make_empty(path):
+    open(path, "w").close()
+
+
+def make_other_tables(path):
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE account (name TEXT, money INTEGER)")
+
+
+@pytest.mark.parametrize("make, says", [
+    (make_nothing, "python db.py"), (make_empty, "python db.py"), (make_directory, "cannot open"),
+    (make_text, "not a database"), (make_other_tables, "not that of this program")])
+def test_unusable_file_is_refused_with_its_name_and_without_a_lock(directory, make, says):
+    path = os.path.join(directory, "other.db")
+    make(path)
+    for _ in range(2):                          # a lock left behind would change the message
+        message = why_not_open(path)
+        assert says in message and path in message
+    assert make is not make_nothing or not os.path.exists(path)
+
+
+def test_file_without_unique_nicknames_is_refused(database, outside):
+    index, = [name for name, in outside.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'index' AND name LIKE '%nickname%'")]
+    outside.execute("DROP INDEX " + index)
+    assert "not that of this program" in why_not_open(database)
+
+
+def test_file_name_that_looks_like_a_uri_is_a_file_name(directory):
+    assert run_program("db.py", "--database", "file:x.db", cwd=directory)[0] == 0
+    assert os.path.exists(os.path.join(directory, "file:x.db"))
+
+
+# --- the upgrade of a file from before the ledger ---------------------------------------------------
+
+def test_file_from_before_the_ledger_is_upgraded(old_database, directory, outside_of, open_shop):
+    assert "python db.py" in why_not_open(old_database)
+    for _ in range(2):                                  # the second run changes nothing
+        assert run_program("db.py", cwd=directory) == (0, "", "the tables are ready in lavka.db\n")
+        outside = outside_of(old_database)
+        assert account_rows(outside) == [("ann", 240, "torch,sword"), ("bob", 0, "")]
+        assert ledger_rows(outside, "ann") == [("opening", "torch,sword", 0, 240)]
+        assert ledger_rows(outside, "bob") == [("opening", "", 0, 0)]
+    shop = open_shop(old_database)
+    account, created = shop.login("ann")
+    shop.sell(account, "torch")
+    assert not shop.commit() and not created
+    audit(old_database)
+
+
+def test_file_is_not_upgraded_under_a_server_that_keeps_no_ledger(old_database, directory,
+                                                                  outside_of):
+    with open(old_database + ".lock", "ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        status, _, err = run_program("db.py", cwd=directory)
+        assert status == 1 and "another server" in err and err.count("\n") == 1
+    tables = outside_of(old_database).execute("SELECT name FROM sqlite_master").fetchall()
+    assert ("trade",) not in tables
+
+
+def test_file_with_unusable_accounts_is_not_upgraded(old_database, directory, outside_of):
+    outside = outside_of(old_database)
+    outside.execute("UPDATE account SET credits = 'many' WHERE nickname = 'ann'")
+    status, out, err = run_program("db.py", cwd=directory)
+    assert (status, out, err.count("\n")) == (1, "", 1) and 'account "ann" of' in err
+    outside.execute("UPDATE account SET credits = 5 WHERE nickname = 'ann'")
+    assert run_program("db.py", cwd=directory)[0] == 0
+    audit(old_database)
+
+
+def test_concurrent_upgrades_open_the_ledger_once(old_database, directory):
+    processes = [subprocess.Popen([sys.executable, os.path.join(ROOT, "db.py")], cwd=directory,
+                                  env=environment(), stderr=subprocess.PIPE) for _ in range(3)]
+    for process in processes:
+        assert b"Traceback" not in process.communicate()[1]
+    assert 0 in [process.returncode for process in processes]
+    audit(old_database)
+
+
+def test_upgrade_by_another_process_before_the_transaction_is_noticed(old_database, monkeypatch):
+    lock = SQLite._take_lock
+
+    def upgrade_and_lock(storage):
+        monkeypatch.setattr(SQLite, "_take_lock", lock)
+        db.create_tables(old_database)
+        return lock(storage)
+
+    monkeypatch.setattr(SQLite, "_take_lock", upgrade_and_lock)
+    db.create_tables(old_database)
+    audit(old_database)
+
+
+# --- damage -----------------------------------------------------------------------------------------
+
+def test_damaged_file_ends_no_program_with_a_traceback(shop, database, directory):
+    """Bytes changed at random, in the schema, the accounts and the ledger."""
+    account = log_in_stored(shop, "ann")
+    shop.buy(account, CHEAP)
+    assert not shop.commit()
+    log_in_stored(shop)
+    shop.storage.database.close()               # moves everything from the write-ahead log
+    with open(database, "rb") as file:
+        whole = bytearray(file.read())
+    rng = random.Random(4)
+    paths = []
+    for number in range(150):
+        damaged = bytearray(whole)
+        for _ in range(rng.choice([1, 3, 10, 100])):
+            at = rng.choice([rng.randrange(len(damaged)), rng.randrange(PAGE_SIZE)])
+            damaged[at] = rng.randrange(256)
+        paths.append(os.path.join(directory, "damaged %d.db" % number))
+        with open(paths[-1], "wb") as file:
+            file.write(damaged)
+    code = ("import sys, admin, db, storage\n"
+            "for path in sys.argv[1:]:\n"
+            "    for command in (['verify'], ['show', 'ann'], ['history', 'ann'],\n"
+            "                    ['backup', path + ' copy'], ['grant', 'ann', '5']):\n"
+            "        assert admin.main(command + ['--database', path]) in (0, 1)\n"
+            "    assert db.main(['--database', path]) in (0, 1)\n"
+            "    try:\n"
+            "        db.Shop(path).close()\n"
+            "    except storage.CannotOpen:\n"
+            "        pass\n")
+    process = subprocess.Popen([sys.executable, "-c", code] + paths, cwd=ROOT, env=environment(),
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = process.communicate()
+    assert process.returncode == 0 and b"Traceback" not in err, err[-2000:]
+    assert b"problems: " in out
