@@ -115,7 +115,8 @@ def test_error_is_described_by_its_escaped_first_line(error, says):
 
 # --- usable rows ----------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("credits, items", [(0, ""), (MAX_CREDITS, "sword"), (1, "a,b")])
+@pytest.mark.parametrize("credits, items", [
+    (0, ""), (int(MAX_CREDITS), "sword"), (1, "a,b")])         # 2.7: a long
 def test_row_of_the_shop_is_usable(credits, items):
     row = (1, credits, items)
     assert is_usable(row)
