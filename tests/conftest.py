@@ -488,8 +488,9 @@ def account_rows(outside):
 def ledger_rows(outside, nickname="bob"):
     """Return (kind, item, price, credits afterwards) of an account's rows of the ledger."""
     return outside.execute(
-        "SELECT what, item, price, trade.credits FROM trade JOIN account ON account.id = account_id "
-        "WHERE nickname = ? ORDER BY trade.id", (nickname,)).fetchall()
+        "SELECT what, item, price, trade.credits FROM trade "
+        "JOIN account ON account.id = account_id WHERE nickname = ? ORDER BY trade.id",
+        (nickname,)).fetchall()
 
 
 def log_in_stored(shop, nickname="bob", credits=None, outside=None):

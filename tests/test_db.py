@@ -1,5 +1,5 @@
 # -*- coding: utf-8 -*-
-"""The shop, with real faults on both databases: accounts, trades, commits, refresh, `python db.py`."""
+"""The shop on both databases, with real faults: accounts, trades, commits, refresh; `python db.py`."""
 from __future__ import unicode_literals
 
 import io
@@ -9,8 +9,8 @@ import sqlite3
 import time
 
 import pytest
-from conftest import (CHEAP, account_rows, audit, both, hold, ledger_rows, log_in_stored, refusal_of,
-                      run_in_shell, run_program)
+from conftest import (CHEAP, account_rows, audit, both, hold, ledger_rows, log_in_stored,
+                      refusal_of, run_in_shell, run_program)
 
 import admin
 import db
@@ -49,8 +49,8 @@ def test_login_with_known_nickname_loads_its_account(shop):
 
 @both
 @pytest.mark.parametrize("nickname", [
-    "Боб", "👩‍🚀", "'; DROP TABLE account; --", "\x01\x1b[31m", "a\nb", '"', " bob ", "BOB", "%s", "?", ",",
-    "x" * MAX_NICKNAME, "\U0001f600" * MAX_NICKNAME])
+    "Боб", "👩‍🚀", "'; DROP TABLE account; --", "\x01\x1b[31m", "a\nb", '"', " bob ", "BOB", "%s", "?",
+    ",", "x" * MAX_NICKNAME, "\U0001f600" * MAX_NICKNAME])
 def test_nickname_is_stored_exactly(shop, outside, nickname):
     log_in_stored(shop, "bob")
     account = log_in_stored(shop, nickname)

@@ -1,71 +1,93 @@
 # -*- coding: utf-8 -*-
-"""What PostgreSQL alone has: URLs and their passwords, nicknames that several servers share, and how
-often it is asked. What the shop does on both databases is in the other files."""
+"""What only PostgreSQL has: URLs with passwords, sessions, advisory locks, fencing, prefetch.
+
+What the shop does on both databases is in the other files, marked @both.
+"""
 from __future__ import unicode_literals
 
 import contextlib
 import os
 import random
+import select
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
-from conftest import (ROOT, Peer, Ticker, audit, connect, environment, free_port,
-                      hold, on_postgresql, reason, request, wait_for)
+from conftest import (CHEAP, ROOT, Peer, Ticker, audit, connect, environment, free_port, hold,
+                      log_in_stored, on_postgresql, reason, refusal_of, request, run_program,
+                      wait_for)
 
 import db
 import pgcluster
 import torture
-from constants import ITEMS, STATEMENT_SECONDS, TICK_SECONDS
+from connection import TCP_USER_TIMEOUT
+from constants import (ITEMS, KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES,
+                       STATEMENT_SECONDS, TICK_SECONDS, USER_TIMEOUT_SECONDS)
 from log import monotonic
 from storage import CannotBackUp, ConnectionLost
-
-CHEAP = "potion"
 
 
 @pytest.fixture
 def new_database(cluster):
-    """The URL of a database without tables."""
+    """Return the URL of a database without tables."""
     return cluster.url(cluster.create_database())
 
 
-@pytest.fixture
-def open_shop():
-    """A function that opens a shop, to be closed after the test."""
-    opened = []
-
-    def open_shop(database):
-        opened.append(db.Shop(database))
-        return opened[-1]
-
-    yield open_shop
-    for shop in opened:
-        shop.close()
-
-
 def run(program, *arguments, **variables):
-    """(status, everything it said) of one of Lavka's programs."""
-    process = subprocess.Popen(
-        [sys.executable, os.path.join(ROOT, program)] + list(arguments), stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, env=environment(**variables))
-    said = process.communicate()[0].decode("utf-8")
-    return process.returncode, said
+    """Run one of Lavka's programs; return (exit status, all output)."""
+    status, out, err = run_program(program, *arguments, **variables)
+    return status, out + err
 
 
-def session(database, program):
-    """What PostgreSQL knows of a server's session."""
+def sessions(database):
+    """Return the process ids of the servers' sessions on the database."""
     with contextlib.closing(connect(database)) as outside:
-        return outside.execute("SELECT " + program + " FROM pg_stat_activity WHERE application_name "
-                               "= 'lavka' AND datname = current_database()").fetchall()
+        return [pid for pid, in outside.execute(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'lavka' "
+            "AND datname = current_database()").fetchall()]
 
 
-def terminate(cluster, database, shop):
-    """End the session of a shop, which has not noticed yet."""
+def advisory_locks(database):
+    """Return how many advisory locks the sessions on the database have."""
+    with contextlib.closing(connect(database)) as outside:
+        return outside.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = "
+            "(SELECT oid FROM pg_database WHERE datname = current_database())").fetchone()[0]
+
+
+def terminate_session(cluster, database, shop):
+    """End the session of a shop, which does not notice before its next statement."""
     pid, _ = shop.storage._session
     cluster.execute("SELECT pg_terminate_backend(%d)" % pid)
-    wait_for(lambda: (pid,) not in session(database, "pid"), "the session to end")
+    wait_for(lambda: pid not in sessions(database), "the session to end")
+
+
+def terminate_all_sessions(cluster):
+    cluster.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE application_name = 'lavka'")
+
+
+def log_in_refused(shop, nickname="bob"):
+    """Return the reason for which a login is refused in a tick of its own."""
+    reason = refusal_of(shop.login, nickname).reason
+    shop.commit()
+    return reason
+
+
+def record_statements(shop):
+    """Return a list that grows by each statement that a shop executes."""
+    statements = []
+    execute = shop.storage._run
+
+    def record(sql, *parameters):
+        statements.append(sql)
+        return execute(sql, *parameters)
+
+    shop.storage._run = record
+    return statements
 
 
 # --- URLs -----------------------------------------------------------------------------------------
@@ -97,13 +119,14 @@ NOBODY = "postgresql://lavka:5ecret@127.0.0.1:1/shop"     # where nobody listens
     ("postgresql//lavka:5ecret@127.0.0.1/shop", "a database is a file, or postgresql://"),
     ("dbname=lavka user=lavka password=5ecret", "a database is a file, or postgresql://"),
     ("postgresql://lavka:5ecret%00@127.0.0.1/shop", "this is no URL of a database")])
-def test_a_url_that_is_of_no_use(cluster, url, says):
+def test_unusable_url_is_refused_without_its_password(cluster, url, says):
     status, said = run("server.py", "--port", "0", "--database", url)
     assert (status, said.count("\n")) == (1, 1) and says in said and "5ecret" not in said
     code = ("import sys, admin, db\n"
             "commands = [['verify'], ['grant', 'bob', '5'], ['history', 'bob'], ['show', 'bob'],\n"
             "            ['backup', 'no/such/file']]\n"
-            "statuses = [admin.main(command + ['--database', sys.argv[1]]) for command in commands]\n"
+            "statuses = [admin.main(command + ['--database', sys.argv[1]])\n"
+            "            for command in commands]\n"
             "assert statuses + [db.main(['--database', sys.argv[1]])] == [1] * 6\n")
     process = subprocess.Popen([sys.executable, "-c", code, url], cwd=ROOT, env=environment(),
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -116,13 +139,15 @@ def test_a_url_that_is_of_no_use(cluster, url, says):
     ("db.py", ["postgresql://lavka:5ecret@127.0.0.1/shop"]),
     ("db.py", ["--databse", "postgresql://lavka:5ecret@127.0.0.1/shop"]),
     ("server.py", ["--databse=postgresql://lavka:5ecret@127.0.0.1/shop"]),
-    ("server.py", ["postgresql://lavka:5ecret@127.0.0.1/shop"])])
-def test_a_url_in_a_wrong_place(program, arguments):
+    ("server.py", ["postgresql://lavka:5ecret@127.0.0.1/shop"]),
+    ("admin.py", ["postgresql://lavka:5ecret@127.0.0.1/shop", "verify"]),
+    ("admin.py", ["verify", "postgresql://lavka:5ecret@127.0.0.1/shop"])])
+def test_url_in_a_wrong_place_is_hidden(program, arguments):
     status, said = run(program, *arguments)
     assert status == 2 and "usage: " in said and "5ecret" not in said
 
 
-def test_a_wrong_password(cluster, new_database):
+def test_wrong_password_is_one_line_without_it(cluster, new_database):
     url = new_database.replace(cluster.QUOTED, "5ecret")
     for program in ("server.py", "db.py"):
         status, said = run(program, LAVKA_DATABASE=url)
@@ -131,24 +156,26 @@ def test_a_wrong_password(cluster, new_database):
         assert url.replace(":5ecret", "") in said
 
 
-def test_a_database_that_is_not_there(cluster):
+def test_missing_database_is_one_line(cluster):
     for program in ("server.py", "db.py"):
         status, said = run(program, "--database", cluster.url("nothing"))
         assert (status, said.count("\n")) == (1, 1) and '"nothing" does not exist' in said
 
 
-def test_without_the_driver(directory, cluster, new_database):
+def test_missing_driver_is_one_line_with_the_command_that_installs_it(directory, cluster,
+                                                                      new_database):
     with open(os.path.join(directory, "psycopg2.py"), "w") as file:
         file.write("raise ImportError('there is none')\n")
-    for program in ("server.py", "db.py"):
-        status, said = run(program, "--database", new_database, PYTHONPATH=directory)
-        assert (status, said) == (1, said) and said.count("\n") == 1
-        assert "pip install -r requirements-postgresql.txt" in said
+    says = "PostgreSQL needs a driver: pip install -r requirements-postgresql.txt\n"
+    for program, arguments in (("db.py", []), ("admin.py", ["verify"])):
+        assert run_program(program, *arguments, PYTHONPATH=directory, LAVKA_DATABASE=new_database) \
+            == (1, "", says)
+    status, out, err = run_program("server.py", "--port", "0", PYTHONPATH=directory,
+                                   LAVKA_DATABASE=new_database)
+    assert (status, out) == (1, "") and err.endswith(" ERROR " + says) and err.count("\n") == 1
 
 
-def test_the_tables_are_made_once(new_database):
-    """By several at once, and again; without them it says which command makes them, and of the
-    password nothing."""
+def test_tables_are_created_once_by_concurrent_runs(new_database):
     status, said = run("server.py", "--port", "0", "--database", new_database)
     assert status == 1 and "create it with: python db.py, with the same database" in said
     processes = [subprocess.Popen([sys.executable, os.path.join(ROOT, "db.py")],
@@ -159,12 +186,11 @@ def test_the_tables_are_made_once(new_database):
 
 
 @on_postgresql
-def test_no_password_is_told_by_anything(cluster, database, start):
+def test_password_is_in_no_log_and_no_output(cluster, database, start):
     program = start("--log-level", "debug", database=database)
     peer = Peer(program.port, "bob")
     assert "result" in peer.call("buy", item=CHEAP)
-    cluster.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                    "WHERE application_name = 'lavka'")
+    terminate_all_sessions(cluster)
     wait_for(lambda: "storage_reconnected" in program.log(), "the server to connect again")
     program.kill()
     said = [program.log(), run("db.py", LAVKA_DATABASE=database)[1],
@@ -175,14 +201,13 @@ def test_no_password_is_told_by_anything(cluster, database, start):
     assert not any(secret in text for text in said for secret in (cluster.PASSWORD, cluster.QUOTED))
 
 
-# --- what it has to be ----------------------------------------------------------------------------
+# --- sessions -------------------------------------------------------------------------------------
 
 @on_postgresql
-def test_the_settings_of_a_session(cluster, database, open_shop):
-    """Whatever the database's own are."""
+def test_settings_of_a_session_override_those_of_the_database(database, open_shop):
     with contextlib.closing(connect(database)) as outside:
-        for setting in ("synchronous_commit = off", "statement_timeout = '1s'", "lock_timeout = '1h'",
-                        "default_transaction_isolation = 'serializable'"):
+        for setting in ("synchronous_commit = off", "statement_timeout = '1s'",
+                        "lock_timeout = '1h'", "default_transaction_isolation = 'serializable'"):
             outside.execute("ALTER DATABASE %s SET %s" % (database.rsplit("/", 1)[1], setting))
     query = open_shop(database).storage.query
     assert [query("SHOW " + name).fetchone()[0] for name in (
@@ -192,7 +217,7 @@ def test_the_settings_of_a_session(cluster, database, open_shop):
 
 
 @on_postgresql
-def test_a_stronger_setting_stays(cluster, database, open_shop):
+def test_stronger_synchronous_commit_is_kept(database, open_shop):
     with contextlib.closing(connect(database)) as outside:
         outside.execute("ALTER DATABASE %s SET synchronous_commit = remote_apply"
                         % database.rsplit("/", 1)[1])
@@ -200,9 +225,39 @@ def test_a_stronger_setting_stays(cluster, database, open_shop):
     assert shop.storage.query("SHOW synchronous_commit").fetchone() == ("remote_apply",)
 
 
+def knows_user_timeout():
+    """Return whether libpq is of PostgreSQL 12 or later; that of the driver for 2.7 is not."""
+    import psycopg2
+    return psycopg2.extensions.libpq_version() >= 120000
+
+
+@on_postgresql
+def test_keepalive_options_are_set_on_the_clients_socket(shop):
+    descriptor = shop.storage.database.connection().fileno()
+    with contextlib.closing(socket.fromfd(descriptor, socket.AF_INET,
+                                          socket.SOCK_STREAM)) as duplicate:
+        option = duplicate.getsockopt
+        assert option(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert option(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == KEEPALIVE_IDLE_SECONDS == 10
+        assert option(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == KEEPALIVE_INTERVAL_SECONDS == 5
+        assert option(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == KEEPALIVE_PROBES == 3
+        assert option(socket.IPPROTO_TCP, TCP_USER_TIMEOUT) == (
+            1000 * USER_TIMEOUT_SECONDS if knows_user_timeout() else 0)
+
+
+@on_postgresql
+def test_keepalive_options_of_the_url_override_the_defaults(database, open_shop):
+    url = database + "?keepalives_idle=77"
+    if knows_user_timeout():
+        url += "&tcp_user_timeout=7000"
+    option = open_shop(url).storage.socket.getsockopt
+    assert option(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 77
+    assert option(socket.IPPROTO_TCP, TCP_USER_TIMEOUT) == (7000 if knows_user_timeout() else 0)
+
+
 @on_postgresql
 @pytest.mark.parametrize("setting", ["fsync", "full_page_writes"])
-def test_a_database_that_loses_commits_is_refused(cluster, database, setting):
+def test_database_without_durable_commits_is_refused(cluster, database, setting):
     def reload_with(command):
         cluster.execute("ALTER SYSTEM " + command)
         cluster.execute("SELECT pg_reload_conf()")
@@ -218,23 +273,16 @@ def test_a_database_that_loses_commits_is_refused(cluster, database, setting):
     wait_for(lambda: run("db.py", "--database", database)[0] == 0, "the setting to be read")
 
 
-def test_a_database_that_has_no_unicode_is_refused(cluster):
+def test_database_with_another_encoding_is_refused(cluster):
     cluster.execute("CREATE DATABASE ascii ENCODING 'SQL_ASCII' TEMPLATE template0")
     status, said = run("db.py", "--database", cluster.url("ascii"))
     assert status == 1 and "SQL_ASCII, it has to be UTF8" in said
 
 
-# --- nicknames of several servers -------------------------------------------------------------------
-
-def log_in_refused(shop, nickname="bob"):
-    with pytest.raises(db.Refusal) as caught:
-        shop.login(nickname)
-    shop.commit()
-    return caught.value.reason
-
+# --- advisory locks and fencing -------------------------------------------------------------------
 
 @on_postgresql
-def test_a_nickname_is_one_servers(database, open_shop):
+def test_nickname_is_locked_from_login_to_the_commit_after_logout(database, open_shop):
     first, second = open_shop(database), open_shop(database)
     account, _ = first.login("bob")
     first.commit()
@@ -247,19 +295,19 @@ def test_a_nickname_is_one_servers(database, open_shop):
     assert not created and again.items == [CHEAP]
     second.commit()
     assert log_in_refused(first) == "nickname_in_use"
-    second.storage.database.close()                     # it ends, without a word
-    wait_for(lambda: len(session(database, "pid")) == 1, "its session to end")
+    second.storage.database.close()                     # as when its server is killed
+    wait_for(lambda: len(sessions(database)) == 1, "its session to end")
     account, _ = first.login("bob")
     assert account.items == [CHEAP]
 
 
 @on_postgresql
-def test_who_lost_the_connection_can_store_nothing(database, open_shop, cluster):
+def test_server_that_lost_its_session_is_fenced(database, open_shop, cluster):
     first, second = open_shop(database), open_shop(database)
     account, _ = first.login("bob")
     assert not first.commit()
     first.buy(account, CHEAP)
-    terminate(cluster, database, first)
+    terminate_session(cluster, database, first)
     again, created = second.login("bob")                # free at once
     assert not created and again.items == []
     with pytest.raises(ConnectionLost):
@@ -277,8 +325,7 @@ def test_who_lost_the_connection_can_store_nothing(database, open_shop, cluster)
 
 
 @on_postgresql
-def test_a_login_of_this_very_tick_is_kept(database, open_shop):
-    """Out and in again before the commit: the other server never gets it."""
+def test_logout_and_login_in_one_tick_keep_the_lock(database, open_shop):
     first, second = open_shop(database), open_shop(database)
     account, _ = first.login("bob")
     first.logout(account)
@@ -296,8 +343,7 @@ def test_a_login_of_this_very_tick_is_kept(database, open_shop):
     assert not second.login("bob")[1]
 
 
-def test_no_room_for_more_nicknames(directory, caplog):
-    """What was locked when the room ended is freed again, and nobody else is disturbed."""
+def test_full_lock_table_refuses_logins_and_frees_what_was_locked(caplog):
     cluster = pgcluster.Cluster(free_port(), ["max_locks_per_transaction=10", "max_connections=20"])
     with contextlib.closing(cluster):
         database = cluster.url(cluster.template)
@@ -310,15 +356,12 @@ def test_no_room_for_more_nicknames(directory, caplog):
             assert "out of shared memory" in caplog.text
             shop.buy(bob, CHEAP)
             assert not shop.commit() and not shop.storage.is_lost
-            with contextlib.closing(connect(database)) as outside:
-                assert outside.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
-                                       ).fetchone() == (1,)
+            assert advisory_locks(database) == 1
             assert shop.login("player 7")[1]
             assert not shop.commit()
 
 
-def test_a_failover(start):
-    """The primary dies under load, its replica takes over: nothing that was told is lost."""
+def test_failover_to_a_synchronous_replica_loses_nothing_acknowledged(start):
     primary = pgcluster.Cluster(free_port())
     replica = pgcluster.Cluster(free_port(), primary=primary)
     with contextlib.closing(primary), contextlib.closing(replica):
@@ -329,7 +372,8 @@ def test_a_failover(start):
             ":%d/" % primary.port, ":%d,127.0.0.1:%d/" % (primary.port, replica.port))
         assert "is a replica" in run("server.py", "--database", replica.url(primary.template))[1]
         program = start(database=database)
-        traders = [torture.Trader("trader %d" % number, random.Random(number)) for number in range(10)]
+        traders = [torture.Trader("trader %d" % number, random.Random(number))
+                   for number in range(10)]
         for trader in traders:
             trader.log_in(program.port)
         assert torture.drive(traders, 0.3, 4)
@@ -338,144 +382,21 @@ def test_a_failover(start):
             trader.leave()
         replica.execute("SELECT pg_promote()")
         for trader in traders:
-            trader.log_in(program.port)             # checks what is there
+            trader.log_in(program.port)             # checks what is stored
         assert torture.drive(traders, 0.1, 4)
         program.kill()
         audit(database)
 
 
-# --- a tick -----------------------------------------------------------------------------------------
-
 @on_postgresql
-def test_a_tick_asks_a_few_times_whatever_it_does(database, directory):
-    ticker = Ticker(database)
-    with contextlib.closing(ticker):
-        counts = {}
-        run_ = ticker.shop.storage._run
-        asked = []
-        ticker.shop.storage._run = lambda sql, *values: asked.append(sql) or run_(sql, *values)
-        for number in (2, 100):
-            peers = [Peer(ticker.port) for _ in range(number)]
-            ticker.peers += peers
-            ticker.until(lambda: len(ticker.server.connections) == number)
-            for name, lines in [
-                    ("log in", lambda n: request("login", nickname="player %d" % n)),
-                    ("trade", lambda n: request("buy", item=CHEAP) + request("sell", item=CHEAP)),
-                    ("log out", lambda n: request("logout")),
-                    ("all", lambda n: request("login", nickname="player %d" % n)
-                     + request("buy", item=CHEAP) + request("logout")
-                     + request("login", nickname="player %d" % n)),
-                    ("batch", lambda n: b"[" + request("sell", item=CHEAP) + b","
-                     + request("logout") + b"," + request("login", nickname="player %d" % n)
-                     + b"," + request("logout") + b"]\n")]:
-                for n, peer in enumerate(peers):
-                    peer.sock.setblocking(True)
-                    peer.send(lines(n).replace(b"\n", b"") + b"\n" if name == "batch" else lines(n))
-                wait_for(lambda: all(server_has_input(connection)
-                                     for connection in ticker.server.connections), "the requests")
-                ticks = 0
-                del asked[:]
-                ticker.tick()
-                while ticker.server.runnable or ticker.shop.has_changes():
-                    ticks += 1
-                    ticker.tick()
-                counts[number, name] = len(asked), ticks
-            for peer in peers:
-                peer.close()
-            ticker.until(lambda: not ticker.server.connections)
-        for name in ("log in", "trade", "log out", "all", "batch"):
-            assert counts[100, name] == counts[2, name] and counts[2, name][0] <= 4, counts
-        # Even of one who wants one nickname after the other.
-        peer, _ = ticker.client()
-        peer.send(b"".join(request("login", nickname="n %d" % n) + request("logout")
-                           for n in range(20)))
-        wait_for(lambda: all(server_has_input(c) for c in ticker.server.connections), "input")
-        del asked[:]
-        ticker.tick()
-        assert len(asked) <= 4
-        assert len(ticker.replies(peer, 40)) == 40
-        audit(database)
-
-
-def server_has_input(connection):
-    import select
-    return select.select([connection.sock], [], [], 0)[0]
-
-
-@on_postgresql
-def test_a_batch_is_carried_out_once(database):
-    """Though it has to wait for accounts, its own and those that it logs in with."""
-    ticker = Ticker(database)
-    with contextlib.closing(ticker):
-        peer, _ = ticker.client("bob")
-        begin = ticker.call(peer, "buy", item=CHEAP)["result"]["account"]["credits"] + ITEMS[CHEAP]
-        calls = [request("sell", item=CHEAP), request("logout"), request("login", nickname="ann"),
-                 request("buy", item=CHEAP), request("logout"), request("login", nickname="bob"),
-                 request("buy", item=CHEAP), request("login", nickname="eve")]
-        replies = ticker.exchange(peer, b"[" + b",".join(calls).replace(b"\n", b"") + b"]\n")
-        assert [list(reply)[1] if "error" not in reply else reason(reply) for reply in replies] == \
-            ["result"] * 7 + ["already_logged_in"]
-        assert replies[5]["result"]["account"] == {
-            "nickname": "bob", "credits": begin, "items": []}
-        stats = ticker.call(peer, "stats")["result"]
-        assert (stats["requests"]["login"], stats["requests"]["buy"], stats["trades"]) == (4, 3, 4)
-        audit(database)
-
-
-@on_postgresql
-def test_an_idle_server_notices_at_once(database, start, cluster):
-    """Without a request, that its players may be another's."""
-    program = start(database=database)
-    player, stranger = Peer(program.port, "bob"), Peer(program.port)
-    cluster.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                    "WHERE application_name = 'lavka'")
-    assert player.line() is None
-    assert stranger.call("ping")["result"] == "pong"    # who is no player stays
-    wait_for(lambda: "result" in stranger.call("login", nickname="bob"), "the database")
-    log = program.log()
-    assert 'logout nickname="bob"' in log and "reason=storage_lost" in log and "storage_lost error=" in log
-    program.kill()
-
-
-@on_postgresql
-def test_a_statement_that_is_cancelled_is_a_failure_like_others(database, open_shop, outside):
-    shop = open_shop(database)
-    account, _ = shop.login("bob")
-    assert not shop.commit()
-    shop.storage.query("SET statement_timeout = 50")
-    hold(outside)
-    shop.buy(account, CHEAP)
-    assert shop.commit() == frozenset([account]) and account.items == []
-    outside.execute("ROLLBACK")
-    shop.buy(account, CHEAP)
-    assert not shop.commit()
-
-
-@on_postgresql
-def test_accounts_that_cannot_even_be_read_are_refused(database, outside):
-    """An ALTER TABLE waits for nobody: each statement gives up after a quarter of a second, longer
-    than a tick has for requests."""
-    ticker = Ticker(database, clock=monotonic)
-    with contextlib.closing(ticker):
-        peer, _ = ticker.client("bob")
-        outside.execute("BEGIN")
-        outside.execute("LOCK TABLE account IN ACCESS EXCLUSIVE MODE")
-        assert reason(ticker.call(peer, "buy", item=CHEAP)) == "storage_failed"
-        assert reason(ticker.call(ticker.client()[0], "login", nickname="ann")) == "storage_failed"
-        outside.execute("ROLLBACK")
-        assert ticker.call(peer, "buy", item=CHEAP)["result"]["account"]["items"] == [CHEAP]
-
-
-@on_postgresql
-def test_a_nickname_that_is_taken_again_after_the_loss_is_not_kept(database, open_shop, cluster):
-    """Logged out and in again in the very tick in which the connection ends: it has no lock."""
+def test_login_after_the_loss_in_one_tick_has_no_lock(database, open_shop, cluster):
     first, second = open_shop(database), open_shop(database)
     account, _ = first.login("bob")
     assert not first.commit()
     first.buy(account, CHEAP)
     first.logout(account)
-    terminate(cluster, database, first)
-    assert log_in_refused_by_loss(first)
+    terminate_session(cluster, database, first)
+    assert refusal_of(first.login, "another").reason == "storage_failed" and first.storage.is_lost
     first.login("bob")
     with pytest.raises(ConnectionLost):
         first.commit()
@@ -485,86 +406,8 @@ def test_a_nickname_that_is_taken_again_after_the_loss_is_not_kept(database, ope
     assert log_in_refused(first) == "nickname_in_use"
 
 
-def log_in_refused_by_loss(shop):
-    with pytest.raises(db.Refusal) as caught:
-        shop.login("another")
-    return caught.value.reason == "storage_failed" and shop.storage.is_lost
-
-
 @on_postgresql
-def test_no_table_when_it_connects_again(database, outside):
-    """The loop sleeps until the next attempt, and it is told once why."""
-    ticker = Ticker(database)
-    with contextlib.closing(ticker):
-        peer, _ = ticker.client("bob")
-        outside.execute("ALTER TABLE trade RENAME TO elsewhere")
-        outside.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE "
-                        "application_name = 'lavka' AND datname = current_database()")
-        ticker.until(lambda: ticker.shop.storage.is_lost)
-        for _ in range(20):
-            ticker.clock.now += 1
-            ticker.tick()
-            assert ticker.shop.storage.is_lost and ticker.shop.storage.socket is None
-            assert ticker.server.poll_timeout(None) > 0
-        outside.execute("ALTER TABLE elsewhere RENAME TO trade")
-        ticker.clock.now += 10
-        ticker.until(lambda: not ticker.shop.storage.is_lost)
-        assert peer.line() is None
-        assert "result" in ticker.call(ticker.client()[0], "login", nickname="bob")
-
-
-@on_postgresql
-def test_what_is_left_of_the_last_session_is_ended(cluster, database, open_shop, outside):
-    """A commit that waits for a replica does not notice that its server has given up."""
-    shop = open_shop(database)
-    account, _ = shop.login("bob")
-    assert not shop.commit()
-    try:
-        configure(cluster, outside, "synchronous_standby_names", "nobody")
-        shop.storage._connector.answer_seconds = 0.2
-        shop.buy(account, CHEAP)
-        with pytest.raises(ConnectionLost):
-            shop.commit()
-        shop.storage._connector.answer_seconds = STATEMENT_SECONDS
-        configure(cluster, outside, "full_page_writes", "off")
-        shop.storage.do_pending_work(time.time)               # which it does not accept
-        assert shop.storage.is_lost
-        configure(cluster, outside, "full_page_writes", "on")
-        shop.storage._retry_at = 0
-        shop.storage.do_pending_work(time.time)
-        assert not shop.storage.is_lost
-        wait_for(lambda: outside.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
-                                         ).fetchone() == (0,), "the nickname to be free")
-        assert not shop.login("bob")[1]
-    finally:
-        cluster.execute("ALTER SYSTEM RESET ALL")
-        cluster.execute("SELECT pg_reload_conf()")
-
-
-def configure(cluster, outside, name, value):
-    """Change a setting of the whole cluster, and wait until all sessions have it."""
-    cluster.execute("ALTER SYSTEM SET %s = '%s'" % (name, value))
-    cluster.execute("SELECT pg_reload_conf()")
-    wait_for(lambda: outside.execute("SHOW " + name).fetchone() == (value,), "the setting")
-
-
-@on_postgresql
-def test_a_nickname_changed_from_outside(database, open_shop, outside):
-    """Nothing is stored that is told as failed."""
-    shop = open_shop(database)
-    account, _ = shop.login("bob")
-    assert not shop.commit()
-    outside.execute("UPDATE account SET nickname = 'robert'")
-    before = outside.execute("SELECT * FROM account").fetchall()
-    shop.buy(account, CHEAP)
-    assert shop.commit() == frozenset([account]) and account.stored is None
-    assert outside.execute("SELECT * FROM account").fetchall() == before
-    audit(database)
-
-
-@on_postgresql
-def test_locks_that_cannot_be_given_back_are_not_ours(database, open_shop, outside):
-    """Nobody is disconnected; it is tried again, and until then nobody gets them."""
+def test_nickname_whose_unlock_failed_is_refused_until_it_is_unlocked(database, open_shop, outside):
     shop = open_shop(database)
     bob, _ = shop.login("bob")
     ann, _ = shop.login("ann")
@@ -581,10 +424,316 @@ def test_locks_that_cannot_be_given_back_are_not_ours(database, open_shop, outsi
     assert not open_shop(database).login("ann")[1]
 
 
+@on_postgresql
+def test_renamed_account_stores_nothing_and_fails_its_requests(database, open_shop, outside):
+    shop = open_shop(database)
+    account, _ = shop.login("bob")
+    assert not shop.commit()
+    outside.execute("UPDATE account SET nickname = 'robert'")
+    before = outside.execute("SELECT * FROM account").fetchall()
+    shop.buy(account, CHEAP)
+    assert shop.commit() == frozenset([account]) and account.stored is None
+    assert outside.execute("SELECT * FROM account").fetchall() == before
+    audit(database)
+
+
+# --- prefetch: round trips of a tick --------------------------------------------------------------
+
+def has_input(connection):
+    return select.select([connection.sock], [], [], 0)[0]
+
+
+def tick_until_served(ticker):
+    """Tick once all connections have input, until it is served; return the number of ticks."""
+    wait_for(lambda: all(map(has_input, ticker.server.connections)), "the requests")
+    ticker.tick()
+    ticks = 1
+    while ticker.server.runnable or ticker.shop.has_changes():
+        ticker.tick()
+        ticks += 1
+    return ticks
+
+
+def batch(*lines):
+    """Return the line of a JSON-RPC batch."""
+    return b"[" + b",".join(lines).replace(b"\n", b"") + b"]\n"
+
+
+# What a client sends in one tick, and what the number of statements must not depend on.
+TICKS = [
+    ("login", lambda n: request("login", nickname="player %d" % n)),
+    ("trade", lambda n: request("buy", item=CHEAP) + request("sell", item=CHEAP)),
+    ("logout", lambda n: request("logout")),
+    ("all", lambda n: request("login", nickname="player %d" % n) + request("buy", item=CHEAP)
+     + request("logout") + request("login", nickname="player %d" % n)),
+    ("batch", lambda n: batch(request("sell", item=CHEAP), request("logout"),
+                              request("login", nickname="player %d" % n), request("logout")))]
+
+
+def open_peers(ticker, number):
+    peers = [Peer(ticker.port) for _ in range(number)]
+    ticker.peers += peers
+    ticker.until(lambda: len(ticker.server.connections) == number)
+    return peers
+
+
+def send_tick(ticker, peers, lines):
+    """Have each peer send its lines, and serve them; return the number of ticks."""
+    for number, peer in enumerate(peers):
+        peer.sock.setblocking(True)
+        peer.send(lines(number))
+    return tick_until_served(ticker)
+
+
+@on_postgresql
+def test_statements_of_a_tick_do_not_depend_on_the_number_of_requests(ticker, database):
+    counts = {}
+    statements = record_statements(ticker.shop)
+    for number in (2, 100):
+        peers = open_peers(ticker, number)
+        for name, lines in TICKS:
+            del statements[:]
+            ticks = send_tick(ticker, peers, lines)
+            counts[number, name] = len(statements), ticks
+        for peer in peers:
+            peer.close()
+        ticker.until(lambda: not ticker.server.connections)
+    for name, _ in TICKS:
+        assert counts[100, name] == counts[2, name] and counts[2, name][0] <= 4, counts
+    # Nor on the number of nicknames that one connection logs in with.
+    peer, _ = ticker.client()
+    peer.send(b"".join(request("login", nickname="n %d" % n) + request("logout")
+                       for n in range(20)))
+    wait_for(lambda: all(map(has_input, ticker.server.connections)), "the requests")
+    del statements[:]
+    ticker.tick()
+    assert len(statements) <= 4
+    assert len(ticker.replies(peer, 40)) == 40
+    audit(database)
+
+
+def test_without_prefetch_replies_are_the_same_and_statements_more(cluster, monkeypatch):
+    monkeypatch.setattr(db, "CREDITS_RANGE", (500, 500))
+    replies, counts = {}, {}
+    for prefetches in (True, False):
+        database = cluster.url(cluster.create_database(cluster.template))
+        with contextlib.closing(Ticker(database, prefetches=prefetches)) as ticker:
+            statements = record_statements(ticker.shop)
+            peers = open_peers(ticker, 10)
+            received = []
+            for name, lines in TICKS:
+                del statements[:]
+                send_tick(ticker, peers, lines)
+                counts[prefetches, name] = len(statements)
+                received.append([ticker.replies(peer, lines(0).count(b"\n")) for peer in peers])
+            replies[prefetches] = received
+        audit(database)
+    assert replies[True] == replies[False]
+    assert all("result" in reply for tick in replies[True][:4] for received in tick
+               for reply in received)
+    for name in ("login", "trade", "all", "batch"):
+        assert counts[False, name] >= counts[True, name] + 9, counts
+    assert counts[False, "logout"] == counts[True, "logout"]        # it loads nothing
+
+
+@on_postgresql
+def test_missed_account_is_loaded_with_its_lock_in_two_statements(database, open_shop):
+    first, second = open_shop(database), open_shop(database)
+    first.logout(log_in_stored(first))
+    assert not first.commit()
+    statements = record_statements(first)
+    account, created = first.login("bob")
+    assert statements == [first.storage.LOCK, first.storage.ROWS] and not created
+    assert log_in_refused(second) == "nickname_in_use"
+    assert not first.commit()
+    del statements[:]
+    first.buy(account, CHEAP)                   # in the next tick: the lock is held already
+    assert statements == [first.storage.ROWS]
+    first.sell(account, CHEAP)                  # in the same tick
+    assert first.login("bob")[0] is account
+    assert statements == [first.storage.ROWS]
+    assert not first.commit() and log_in_refused(second) == "nickname_in_use"
+
+
+@on_postgresql
+def test_prefetched_account_is_loaded_without_a_statement(database, open_shop):
+    first, second = open_shop(database), open_shop(database)
+    log_in_stored(second, "ann")
+    statements = record_statements(first)
+    first.prefetch(["ann", "bob", "eve"])
+    assert statements == [first.storage.LOCK, first.storage.ROWS]
+    assert first.login("bob")[1]
+    assert refusal_of(first.login, "ann").reason == "nickname_in_use"
+    first.prefetch(["bob", "ann"])              # known in this tick
+    assert statements == [first.storage.LOCK, first.storage.ROWS]
+    assert not first.commit()
+
+
+@on_postgresql
+def test_lock_of_a_prefetched_nickname_that_did_not_log_in_is_given_back(database, open_shop):
+    first, second = open_shop(database), open_shop(database)
+    first.prefetch(["ann", "bob"])
+    assert advisory_locks(database) == 2
+    assert log_in_refused(second) == "nickname_in_use"
+    first.login("ann")
+    assert first.has_changes() and not first.commit()
+    assert advisory_locks(database) == 1
+    assert second.login("bob")[1]
+
+
+@on_postgresql
+def test_prefetch_is_forgotten_at_the_commit(database, open_shop, outside):
+    shop = open_shop(database)
+    account = log_in_stored(shop, credits=0, outside=outside)
+    shop.commit()
+    shop.prefetch(["bob"])
+    assert refusal_of(shop.buy, account, CHEAP).reason == "not_enough_credits"
+    outside.execute("UPDATE account SET credits = 500")
+    assert not shop.commit()
+    shop.prefetch(["bob"])
+    shop.buy(account, CHEAP)
+    assert not shop.commit() and account.credits == 500 - ITEMS[CHEAP]
+
+
+@on_postgresql
+def test_batch_that_logs_in_with_several_nicknames_is_applied_once(ticker, database):
+    peer, _ = ticker.client("bob")
+    begin = ticker.call(peer, "buy", item=CHEAP)["result"]["account"]["credits"] + ITEMS[CHEAP]
+    calls = [request("sell", item=CHEAP), request("logout"), request("login", nickname="ann"),
+             request("buy", item=CHEAP), request("logout"), request("login", nickname="bob"),
+             request("buy", item=CHEAP), request("login", nickname="eve")]
+    replies = ticker.exchange(peer, batch(*calls))
+    assert ["result" if "result" in reply else reason(reply) for reply in replies] == (
+        ["result"] * 7 + ["already_logged_in"])
+    assert replies[5]["result"]["account"] == {
+        "nickname": "bob", "credits": begin, "items": []}
+    stats = ticker.call(peer, "stats")["result"]
+    assert (stats["requests"]["login"], stats["requests"]["buy"], stats["trades"]) == (4, 3, 4)
+    audit(database)
+
+
+@on_postgresql
+def test_connections_beyond_the_time_budget_are_served_in_later_ticks(ticker):
+    """Their prefetch is forgotten at the commit, and made again."""
+    apply = ticker.service.apply
+
+    def apply_slowly(connection):
+        ticker.clock.now += TICK_SECONDS / 5
+        apply(connection)
+
+    ticker.service.apply = apply_slowly
+    pingers = [ticker.client()[0] for _ in range(30)]
+    traders = [ticker.client()[0] for _ in range(5)]
+    for pinger in pingers:
+        pinger.send(request("ping") * 6400)
+    for number, trader in enumerate(traders):
+        trader.send(request("login", nickname="trader %d" % number) + request("buy", item=CHEAP))
+    for trader in traders:
+        assert ["result" in reply for reply in ticker.replies(trader, 2)] == [True, True]
+    assert sum(bool(c.lines.lines) for c in ticker.server.connections) >= len(pingers) - 5
+
+
+# --- a database that fails, hangs, or is gone -----------------------------------------------------
+
+@on_postgresql
+def test_idle_server_notices_the_loss_and_closes_its_players(database, start, cluster):
+    program = start(database=database)
+    player, stranger = Peer(program.port, "bob"), Peer(program.port)
+    terminate_all_sessions(cluster)
+    assert player.line() is None
+    assert stranger.call("ping")["result"] == "pong"    # it is no player
+    wait_for(lambda: "result" in stranger.call("login", nickname="bob"), "the database")
+    log = program.log()
+    assert 'logout nickname="bob"' in log and "reason=storage_lost" in log
+    assert "storage_lost error=" in log
+    program.kill()
+
+
+@on_postgresql
+def test_cancelled_statement_is_a_failed_commit(database, open_shop, outside):
+    shop = open_shop(database)
+    account, _ = shop.login("bob")
+    assert not shop.commit()
+    shop.storage.query("SET statement_timeout = 50")
+    hold(outside)
+    shop.buy(account, CHEAP)
+    assert shop.commit() == frozenset([account]) and account.items == []
+    outside.execute("ROLLBACK")
+    shop.buy(account, CHEAP)
+    assert not shop.commit()
+
+
+@on_postgresql
+def test_accounts_that_cannot_be_read_are_refused(make_ticker, outside):
+    """The lock is that of an ALTER TABLE. A statement waits for the busy timeout, which is longer
+    than the time budget of a tick."""
+    ticker = make_ticker(clock=monotonic)
+    peer, _ = ticker.client("bob")
+    outside.execute("BEGIN")
+    outside.execute("LOCK TABLE account IN ACCESS EXCLUSIVE MODE")
+    assert reason(ticker.call(peer, "buy", item=CHEAP)) == "storage_failed"
+    assert reason(ticker.call(ticker.client()[0], "login", nickname="ann")) == "storage_failed"
+    outside.execute("ROLLBACK")
+    assert ticker.call(peer, "buy", item=CHEAP)["result"]["account"]["items"] == [CHEAP]
+
+
+@on_postgresql
+def test_missing_table_at_reconnection_is_retried_without_spinning(ticker, outside):
+    peer, _ = ticker.client("bob")
+    outside.execute("ALTER TABLE trade RENAME TO elsewhere")
+    outside.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE "
+                    "application_name = 'lavka' AND datname = current_database()")
+    ticker.until(lambda: ticker.shop.storage.is_lost)
+    for _ in range(20):
+        ticker.clock.now += 1
+        ticker.tick()
+        assert ticker.shop.storage.is_lost and ticker.shop.storage.socket is None
+        assert ticker.server.poll_timeout(None) > 0
+    outside.execute("ALTER TABLE elsewhere RENAME TO trade")
+    ticker.clock.now += 10
+    ticker.until(lambda: not ticker.shop.storage.is_lost)
+    assert peer.line() is None
+    assert "result" in ticker.call(ticker.client()[0], "login", nickname="bob")
+
+
+@on_postgresql
+def test_reconnection_terminates_the_last_session(cluster, database, open_shop, outside):
+    """The session waits for a replica and does not notice that its client has gone."""
+    shop = open_shop(database)
+    account, _ = shop.login("bob")
+    assert not shop.commit()
+    try:
+        configure(cluster, outside, "synchronous_standby_names", "nobody")
+        shop.storage._connector.answer_seconds = 0.2
+        shop.buy(account, CHEAP)
+        with pytest.raises(ConnectionLost):
+            shop.commit()
+        shop.storage._connector.answer_seconds = STATEMENT_SECONDS
+        configure(cluster, outside, "full_page_writes", "off")
+        shop.storage.do_pending_work(time.time)               # it refuses this setting
+        assert shop.storage.is_lost
+        configure(cluster, outside, "full_page_writes", "on")
+        shop.storage._retry_at = 0
+        shop.storage.do_pending_work(time.time)
+        assert not shop.storage.is_lost
+        wait_for(lambda: advisory_locks(database) == 0, "the nickname to be free")
+        assert not shop.login("bob")[1]
+    finally:
+        cluster.execute("ALTER SYSTEM RESET ALL")
+        cluster.execute("SELECT pg_reload_conf()")
+
+
+def configure(cluster, outside, name, value):
+    """Change a setting of the cluster, and wait until all sessions have it."""
+    cluster.execute("ALTER SYSTEM SET %s = '%s'" % (name, value))
+    cluster.execute("SELECT pg_reload_conf()")
+    wait_for(lambda: outside.execute("SHOW " + name).fetchone() == (value,), "the setting")
+
+
 @contextlib.contextmanager
 def frozen(database):
-    """Hold the process of PostgreSQL's that works for a server."""
-    (pid,), = session(database, "pid")
+    """Stop PostgreSQL's process of a server's session."""
+    pid, = sessions(database)
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -593,71 +742,45 @@ def frozen(database):
 
 
 @on_postgresql
-def test_a_database_that_hangs_is_lost(database):
-    ticker = Ticker(database)
-    with contextlib.closing(ticker):
-        peer, _ = ticker.client("bob")
-        assert ticker.shop.storage._connector.answer_seconds == STATEMENT_SECONDS
-        ticker.shop.storage._connector.answer_seconds = 0.1
-        with frozen(database):
-            peer.send(request("buy", item=CHEAP))
-            ticker.until(lambda: ticker.shop.storage.is_lost)
-            assert peer.line() is None
-        ticker.shop.storage._connector.answer_seconds = STATEMENT_SECONDS
-        wait_for(lambda: session(database, "pid") == [], "the session to end")
-        ticker.clock.now += 1
-        ticker.until(lambda: not ticker.shop.storage.is_lost)
-        assert "result" in ticker.call(ticker.client()[0], "login", nickname="bob")
+def test_database_that_hangs_counts_as_lost(ticker, database):
+    peer, _ = ticker.client("bob")
+    assert ticker.shop.storage._connector.answer_seconds == STATEMENT_SECONDS
+    ticker.shop.storage._connector.answer_seconds = 0.1
+    with frozen(database):
+        peer.send(request("buy", item=CHEAP))
+        ticker.until(lambda: ticker.shop.storage.is_lost)
+        assert peer.line() is None
+    ticker.shop.storage._connector.answer_seconds = STATEMENT_SECONDS
+    wait_for(lambda: not sessions(database), "the session to end")
+    ticker.clock.now += 1
+    ticker.until(lambda: not ticker.shop.storage.is_lost)
+    assert "result" in ticker.call(ticker.client()[0], "login", nickname="bob")
 
 
 @on_postgresql
-def test_a_second_signal_ends_it_though_the_database_hangs(database, start):
+def test_second_signal_ends_a_server_whose_database_hangs(database, start):
     program = start(database=database)
     peer = Peer(program.port, "bob")
     with frozen(database):
         peer.send(request("buy", item=CHEAP))
         program.process.send_signal(signal.SIGTERM)
-        wait_for(lambda: signals_left(program) == [], "the first one to be handled")
+        wait_for(lambda: handled_signals(program) == [], "the first one to be handled")
         program.process.send_signal(signal.SIGTERM)
         assert program.wait() == -signal.SIGTERM
 
 
-def signals_left(program):
-    """The signals that the server has handlers for."""
+def handled_signals(program):
+    """Return the signals that the server has handlers for."""
     with open("/proc/%d/status" % program.process.pid) as status:
         caught, = [int(line.split()[1], 16) for line in status if line.startswith("SigCgt")]
     return [number for number in (signal.SIGTERM, signal.SIGINT) if caught >> number - 1 & 1]
 
 
-@on_postgresql
-def test_in_an_overload_everybodys_turn_comes(database):
-    """Though a tick's time is over before all have had a turn, and what was fetched for it is
-    forgotten then."""
-    ticker = Ticker(database)
-    with contextlib.closing(ticker):
-        apply = ticker.service.apply
-
-        def apply_slowly(connection):
-            ticker.clock.now += TICK_SECONDS / 5
-            apply(connection)
-
-        ticker.service.apply = apply_slowly
-        pingers = [ticker.client()[0] for _ in range(30)]
-        traders = [ticker.client()[0] for _ in range(5)]
-        for pinger in pingers:
-            pinger.send(request("ping") * 6400)
-        for number, trader in enumerate(traders):
-            trader.send(request("login", nickname="trader %d" % number) + request("buy", item=CHEAP))
-        for trader in traders:
-            assert [list(reply)[1] for reply in ticker.replies(trader, 2)] == ["result", "result"]
-        assert sum(bool(c.lines.lines) for c in ticker.server.connections) >= len(pingers) - 5
-
-
-# --- the commands -----------------------------------------------------------------------------------
+# --- the commands ---------------------------------------------------------------------------------
 
 @on_postgresql
 @pytest.mark.parametrize("command", [["grant", "bob", "5"], ["history", "bob"], ["verify"]])
-def test_ctrl_c_ends_a_command_that_waits(database, open_shop, outside, command):
+def test_ctrl_c_ends_a_command_that_waits_for_a_lock(database, open_shop, outside, command):
     open_shop(database).login("bob")
     outside.execute("BEGIN")
     outside.execute("LOCK TABLE account IN ACCESS EXCLUSIVE MODE")
@@ -674,7 +797,7 @@ def test_ctrl_c_ends_a_command_that_waits(database, open_shop, outside, command)
 
 
 @on_postgresql
-def test_verify_of_many(database, open_shop):
+def test_verify_streams_the_ledger(database):
     with contextlib.closing(connect(database)) as outside:
         outside.execute("INSERT INTO account (nickname, credits, items) "
                         "SELECT 'player ' || n, 100, '' FROM generate_series(1, 25000) AS n")
@@ -688,7 +811,7 @@ def test_verify_of_many(database, open_shop):
 
 
 @on_postgresql
-def test_a_backup_can_be_restored(cluster, database, directory, open_shop):
+def test_backup_can_be_restored(cluster, database, directory, open_shop):
     shop = open_shop(database)
     account, _ = shop.login("Боб")
     shop.buy(account, CHEAP)
@@ -712,8 +835,8 @@ def test_a_backup_can_be_restored(cluster, database, directory, open_shop):
     ("postgresql://lavka@one,two:5433/shop", "host=one,two port=,5433"),
     ("postgresql://lavka@one,two/shop", "host=one,two"),
     ("postgresql://lavka@:5433/shop", "port=5433")])
-def test_a_backup_asks_the_same_hosts(cluster, directory, url, dsn):
-    """Told by a program that stands where pg_dump would."""
+def test_backup_connects_to_the_same_hosts(cluster, directory, url, dsn):
+    """A script in place of pg_dump prints its arguments."""
     path = os.path.join(directory, "pg_dump")
     with open(path, "w") as file:
         file.write("#!/bin/sh\necho \"$@\" >&2; exit 1\n")
@@ -731,15 +854,16 @@ def test_a_backup_asks_the_same_hosts(cluster, directory, url, dsn):
 
 
 @on_postgresql
-def test_a_backup_without_pg_dump(database, directory):
-    status, said = run("admin.py", "backup", os.path.join(directory, "copy"), "--database", database,
-                       PATH=directory)
-    assert (status, said.count("\n")) == (1, 1) and "pg_dump" in said and os.listdir(directory) == []
+def test_backup_without_pg_dump_is_one_line_and_leaves_nothing_behind(database, directory):
+    status, said = run("admin.py", "backup", os.path.join(directory, "copy"),
+                       "--database", database, PATH=directory)
+    assert (status, said.count("\n")) == (1, 1) and "pg_dump" in said
+    assert os.listdir(directory) == []
 
 
 @on_postgresql
-def test_a_backup_that_fails(cluster, database, directory, open_shop):
-    """pg_dump is told what it needs, and says itself what is wrong."""
+def test_failed_backup_says_what_pg_dump_says_without_the_password(cluster, database, directory,
+                                                                   open_shop):
     storage = open_shop(database).storage
     storage._connector.hosts[0]["port"] = "1"
     with pytest.raises(CannotBackUp) as caught:

@@ -1,6 +1,6 @@
 # -*- coding: utf-8 -*-
-"""What only an SQLite file has: pragmas, pages, checkpoints, the lock of its one server, the upgrade
-from before the ledger, damage."""
+"""What only an SQLite file has: pragmas, pages, checkpoints, the lock of its one server, the
+upgrade from before the ledger, damage."""
 from __future__ import unicode_literals
 
 import contextlib
@@ -39,7 +39,7 @@ def test_connection_of_a_server_is_durable_with_a_short_busy_timeout(shop):
 
 
 def test_file_that_cannot_be_made_durable_is_refused(database, monkeypatch):
-    """Where the write-ahead log is not to be had, SQLite keeps the journal mode and says nothing."""
+    """SQLite keeps another journal mode silently where it can have no write-ahead log."""
     monkeypatch.setattr("sqlite._DURABLE", [("journal_mode", "delete"), ("synchronous", "full")])
     assert "cannot be made durable" in why_not_open(database)
 
@@ -153,7 +153,7 @@ def test_file_name_that_looks_like_a_uri_is_a_file_name(directory):
     assert os.path.exists(os.path.join(directory, "file:x.db"))
 
 
-# --- the upgrade of a file from before the ledger ---------------------------------------------------
+# --- the upgrade of a file from before the ledger -------------------------------------------------
 
 def test_file_from_before_the_ledger_is_upgraded(old_database, directory, outside_of, open_shop):
     assert "python db.py" in why_not_open(old_database)
@@ -212,7 +212,7 @@ def test_upgrade_by_another_process_before_the_transaction_is_noticed(old_databa
     audit(old_database)
 
 
-# --- damage -----------------------------------------------------------------------------------------
+# --- damage ---------------------------------------------------------------------------------------
 
 def test_damaged_file_ends_no_program_with_a_traceback(shop, database, directory):
     """Bytes changed at random, in the schema, the accounts and the ledger."""

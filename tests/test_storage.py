@@ -1,5 +1,5 @@
 # -*- coding: utf-8 -*-
-"""What all storages share: their methods, errors as sentences, usable rows, the schema check, URLs."""
+"""What all storages share: methods, errors as sentences, usable rows, the schema check, URLs."""
 from __future__ import unicode_literals
 
 import inspect
@@ -162,7 +162,8 @@ def test_missing_table_is_named_with_the_command_that_creates_it(shop, outside):
 
 @both
 @pytest.mark.parametrize("change", [
-    "ALTER TABLE account ADD COLUMN email TEXT", "ALTER TABLE account RENAME COLUMN items TO things"])
+    "ALTER TABLE account ADD COLUMN email TEXT",
+    "ALTER TABLE account RENAME COLUMN items TO things"])
 def test_other_columns_are_refused(shop, outside, change):
     outside.execute(change)
     assert why_schema_is_refused(shop.storage) == (
@@ -194,7 +195,8 @@ def test_table_that_cannot_be_read_is_refused():
 # --- file or URL ----------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("url", [
-    "postgresql://lavka:secret@127.0.0.1/shop", "postgres://host/shop", "postgresql:lavka@host/shop",
+    "postgresql://lavka:secret@127.0.0.1/shop", "postgres://host/shop",
+    "postgresql:lavka@host/shop",
     "mysql://lavka:secret@host/shop", " postgresql://host/shop", '"postgresql://host/shop"',
     "postgresql//lavka:secret@host/shop", "postgres;host", "//lavka:secret@host/shop",
     "lavka:secret@host/shop", "dbname=lavka user=lavka password=secret", "password = secret"])
