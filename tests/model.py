@@ -1,24 +1,24 @@
 # -*- coding: utf-8 -*-
-"""The shop in a few lines: what the tests expect of the real one."""
+"""A model of the shop in a few lines; the tests hold the real one against it."""
 from __future__ import unicode_literals
 
 from constants import ITEMS
 
 
 class Model(object):
-    """The shop, as the contract has it: the outcome of each call, a reason or an account."""
+    """The rules of the contract. A call returns the reason of a refusal, or (credits, items)."""
 
     def __init__(self):
         self.accounts = {}      # nickname -> (credits, items)
         self.logins = {}        # client -> nickname
-        self.broken = False     # whether changes cannot be stored
+        self.is_broken = False  # whether changes cannot be stored
 
     def login(self, client, nickname):
         if client in self.logins:
             return "already_logged_in"
         if nickname in self.logins.values():
             return "nickname_in_use"
-        if nickname not in self.accounts and self.broken:
+        if nickname not in self.accounts and self.is_broken:
             return "storage_failed"
         self.logins[client] = nickname
         return self.accounts.get(nickname, "new")
@@ -38,7 +38,7 @@ class Model(object):
                 else self.change(client, credits + ITEMS[item], [i for i in items if i != item]))
 
     def change(self, client, credits, items):
-        if self.broken:
+        if self.is_broken:
             return "storage_failed"
         self.accounts[self.logins[client]] = credits, items
         return credits, items

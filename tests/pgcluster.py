@@ -1,5 +1,5 @@
 # -*- coding: utf-8 -*-
-"""A PostgreSQL of the tests' own and the benchmark's, in a directory that goes with it."""
+"""A PostgreSQL cluster in a temporary directory, for the tests and the benchmark."""
 from __future__ import unicode_literals
 
 import atexit
@@ -14,11 +14,11 @@ import subprocess
 import tempfile
 import time
 
-PATIENCE = 60       # seconds for it to start, after a crash as well
+PATIENCE = 60       # seconds for a cluster to start, with the recovery after a crash
 
 
 def find_binaries():
-    """The directory that has initdb and postgres, None if there is none."""
+    """Return the directory of initdb and postgres; None where PostgreSQL is not installed."""
     places = os.environ["PATH"].split(os.pathsep) + sorted(glob.glob("/usr/lib/postgresql/*/bin"))
     for place in places:
         if all(os.access(os.path.join(place, name), os.X_OK) for name in ("initdb", "postgres")):
@@ -29,10 +29,13 @@ BINARIES = find_binaries()
 
 
 class Cluster(object):
-    """A running server, or a replica of `primary`; `url` has a user, password and port, and takes the
-    name of a database."""
-    PASSWORD = "p/a@s's w%rd"               # what needs care in a URL, and is found in no output
-    QUOTED = "p%2Fa%40s's%20w%25rd"
+    """A running cluster, or a replica of the cluster `primary`.
+
+    `settings` are lines of postgresql.conf; the directory is made in `parent`. The cluster ends
+    with the process, or by `close`.
+    """
+    PASSWORD = "p/a@s's w%rd"               # with characters that a URL has to quote
+    QUOTED = "p%2Fa%40s's%20w%25rd"         # the same in a URL
 
     def __init__(self, port, settings=(), parent=None, primary=None):
         self.port = port
@@ -41,15 +44,15 @@ class Cluster(object):
         self.directory = tempfile.mkdtemp("lavka", dir=parent)
         self.data = os.path.join(self.directory, "data")
         self.numbers = itertools.count()
-        self.user = None
-        if os.getuid() == 0:                # as whom PostgreSQL refuses to run
+        self.user = None                    # entry of the password database to run as
+        if os.getuid() == 0:                # PostgreSQL refuses to run as root
             names = {entry.pw_name for entry in pwd.getpwall()}
             self.user = pwd.getpwnam("postgres" if "postgres" in names else "nobody")
             os.chown(self.directory, self.user.pw_uid, self.user.pw_gid)
         with open(os.devnull, "w") as nowhere:
             self.process = self.run(self.copy(primary) if primary else self.initdb(), nowhere)
-        atexit.register(self.close)         # whatever happens, Ctrl-C as well
-        assert self.process.wait() == 0, "no PostgreSQL can be made"
+        atexit.register(self.close)         # after Ctrl-C, too
+        assert self.process.wait() == 0, "initdb or pg_basebackup has failed"
         self.start()
         if primary is None:
             self.template = self.create_database()
@@ -57,6 +60,7 @@ class Cluster(object):
             db.create_tables(self.url(self.template))
 
     def initdb(self):
+        """Return the command that makes a new cluster."""
         password = os.path.join(self.directory, "password")
         with open(password, "w") as file:
             file.write(str(self.PASSWORD) + "\n")
@@ -65,10 +69,12 @@ class Cluster(object):
                 "--auth=scram-sha-256", "--pwfile=" + password, self.data]
 
     def copy(self, primary):
+        """Return the command that makes a replica."""
         return ["pg_basebackup", "--pgdata", self.data, "--write-recovery-conf", "--no-sync",
                 "--checkpoint=fast", "--dbname", primary.url("postgres")]
 
     def run(self, command, output):
+        """Start one of PostgreSQL's programs; return the process."""
         def become_user():
             if self.user is not None:
                 os.setgid(self.user.pw_gid)
@@ -78,7 +84,10 @@ class Cluster(object):
                                 close_fds=True, preexec_fn=become_user)
 
     def start(self):
-        """Start it, perhaps after a crash, whose last processes may need a moment to end."""
+        """Start the cluster and wait until it answers.
+
+        After a crash it is tried again, until the last processes of the crashed one have ended.
+        """
         deadline = time.time() + PATIENCE
         with open(os.path.join(self.directory, "log"), "a") as output:
             while True:
@@ -94,6 +103,7 @@ class Cluster(object):
                 time.sleep(0.1)
 
     def answers(self):
+        """Return whether the cluster accepts connections."""
         import psycopg2
         try:
             Outside(self.url("postgres")).close()
@@ -102,27 +112,29 @@ class Cluster(object):
             return False
 
     def execute(self, sql):
+        """Execute a statement in the database `postgres`."""
         with contextlib.closing(Outside(self.url("postgres"))) as connection:
             connection.execute(sql)
 
     def create_database(self, template="template0"):
-        """The name of a new one; from `self.template` it has the tables."""
+        """Create a database and return its name; with `self.template` it has the tables."""
         name = "shop%d" % next(self.numbers)
         self.execute("CREATE DATABASE %s TEMPLATE %s" % (name, template))
         return name
 
     def url(self, name):
+        """Return the URL of a database, with user, password and port."""
         return "postgresql://lavka:%s@127.0.0.1:%d/%s" % (self.QUOTED, self.port, name)
 
     def kill(self):
-        """All of its processes, with kill -9."""
+        """Send SIGKILL to all processes of the cluster."""
         processes = [self.process.pid]
         for pid in filter(str.isdigit, os.listdir(str("/proc"))):
             try:
                 with open("/proc/%s/stat" % pid) as stat:
                     if int(stat.read().rsplit(")", 1)[1].split()[1]) == self.process.pid:
                         processes.append(int(pid))
-            except EnvironmentError:        # it has ended meanwhile
+            except EnvironmentError:        # the process has ended
                 pass
         for pid in processes:
             try:
@@ -132,6 +144,7 @@ class Cluster(object):
         self.process.wait()
 
     def close(self):
+        """End the cluster at once and remove its directory."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGQUIT)
             self.process.wait()
@@ -139,7 +152,7 @@ class Cluster(object):
 
 
 class Outside(object):
-    """Another program's connection, with what the tests use of sqlite3's."""
+    """Another program's connection in autocommit, with those methods of sqlite3 that tests use."""
 
     def __init__(self, url):
         import psycopg2

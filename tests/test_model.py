@@ -1,8 +1,8 @@
 # -*- coding: utf-8 -*-
-"""Random sessions against a model of the shop: what every client is told, and what is on disk.
+"""Random sessions against a model of the shop: every reply, and every row after each step.
 
-More examples: LAVKA_TEST_EXAMPLES=1000 python -m pytest tests/test_model.py; a failure prints the
-steps that lead to it.
+LAVKA_TEST_EXAMPLES=1000 python -m pytest tests/test_model.py runs more examples. A failure prints
+the steps that lead to it.
 """
 from __future__ import unicode_literals
 
@@ -23,15 +23,16 @@ import db
 from constants import ITEMS
 
 CLIENTS = st.integers(0, 2)
-NICKNAMES = st.sampled_from(["ann", "\U0001f600"])     # fewer than clients, so they collide
-THINGS = st.sampled_from(["potion", "torch", "horse", "excalibur"])
+NICKNAMES = st.sampled_from(["ann", "\U0001f600"])     # fewer than clients, so that they collide
+THINGS = st.sampled_from(["potion", "torch", "horse", "excalibur"])     # the last is not for sale
 
 
 class Sessions(RuleBasedStateMachine):
-    cluster = None              # the PostgreSQL, if it is played on one
+    """Clients of one server, which may lose its storage for a while, and may be restarted."""
+    cluster = None              # pgcluster.Cluster; None for an SQLite file
 
     @initialize()
-    def begin(self):
+    def open_database(self):
         self.directory = tempfile.mkdtemp()
         if self.cluster is None:
             self.database = os.path.join(self.directory, "lavka.db")
@@ -39,17 +40,18 @@ class Sessions(RuleBasedStateMachine):
         else:
             self.database = self.cluster.url(self.cluster.create_database(self.cluster.template))
         self.model = Model()
-        self.totals = {}        # nickname -> credits and the prices of the items, for ever
+        self.totals = {}        # nickname -> credits plus prices of the items; a grant changes it
         self.outside = connect(self.database)
         self.start()
 
     def start(self):
         self.ticker = Ticker(self.database)
-        self.ticker.shop.storage.query(         # fail at once
+        self.ticker.shop.storage.query(         # no busy timeout: a lock fails the commit at once
             "PRAGMA busy_timeout = 0" if self.cluster is None else "SET lock_timeout = 1")
-        self.clients = {}
+        self.clients = {}       # number -> (Peer, its Connection in the server)
 
-    def outcome(self, client, method, **params):
+    def call(self, client, method, **params):
+        """Return the reason of a refusal, or (credits, items), or another result."""
         if client not in self.clients:
             self.clients[client] = self.ticker.client()
         reply = self.ticker.call(self.clients[client][0], method, **params)
@@ -63,17 +65,17 @@ class Sessions(RuleBasedStateMachine):
     @rule(client=CLIENTS, nickname=NICKNAMES)
     def login(self, client, nickname):
         expected = self.model.login(client, nickname)
-        outcome = self.outcome(client, "login", nickname=nickname)
-        if expected == "new":
-            credits, items = outcome
+        found = self.call(client, "login", nickname=nickname)
+        if expected == "new":                   # its credits are random
+            credits, items = found
             assert items == []
-            self.model.accounts[nickname] = expected = outcome
+            self.model.accounts[nickname] = expected = found
             self.totals[nickname] = credits
-        assert outcome == expected
+        assert found == expected
 
     @rule(client=CLIENTS, nickname=NICKNAMES, items=st.lists(THINGS, min_size=1, max_size=3))
     def log_in_and_trade(self, client, nickname, items):
-        """What random calls seldom come to: something bought, and sold again."""
+        """Buy and sell again; random single calls seldom get that far."""
         self.login(client, nickname)
         for item in items:
             self.buy(client, item)
@@ -81,19 +83,19 @@ class Sessions(RuleBasedStateMachine):
 
     @rule(client=CLIENTS, item=THINGS)
     def buy(self, client, item):
-        assert self.outcome(client, "buy", item=item) == self.model.buy(client, item)
+        assert self.call(client, "buy", item=item) == self.model.buy(client, item)
 
     @rule(client=CLIENTS, item=THINGS)
     def sell(self, client, item):
-        assert self.outcome(client, "sell", item=item) == self.model.sell(client, item)
+        assert self.call(client, "sell", item=item) == self.model.sell(client, item)
 
     @rule(client=CLIENTS)
     def ping(self, client):
-        assert self.outcome(client, "ping") == "pong"
+        assert self.call(client, "ping") == "pong"
 
     @rule(client=CLIENTS)
     def logout(self, client):
-        assert self.outcome(client, "logout") == self.model.logout(client)
+        assert self.call(client, "logout") == self.model.logout(client)
 
     @rule(client=CLIENTS, leave=st.sampled_from([Peer.close, Peer.reset]))
     def disconnect(self, client, leave):
@@ -105,17 +107,17 @@ class Sessions(RuleBasedStateMachine):
 
     @rule(nickname=NICKNAMES, credits=st.sampled_from([1, 40, 500, -25, -1]))
     def grant(self, nickname, credits):
-        """From the command line, while the player may be logged in."""
+        """Grant credits as an operator, while the player may be logged in."""
         before, items = self.model.accounts.get(nickname, (0, []))
-        if nickname in self.model.accounts and not self.model.broken and before + credits >= 0:
+        if nickname in self.model.accounts and not self.model.is_broken and before + credits >= 0:
             admin.grant(db.open_storage(self.database), io.StringIO(), nickname, credits)
             self.model.accounts[nickname] = (before + credits, items)
             self.totals[nickname] += credits
 
     @rule()
-    def break_or_repair_the_storage(self):
-        self.model.broken = not self.model.broken
-        if self.model.broken:
+    def break_or_repair_storage(self):
+        self.model.is_broken = not self.model.is_broken
+        if self.model.is_broken:
             hold(self.outside)
         else:
             self.outside.execute("ROLLBACK")
@@ -127,7 +129,7 @@ class Sessions(RuleBasedStateMachine):
         self.start()
 
     @invariant()
-    def the_disk_is_as_the_model_has_it(self):
+    def rows_and_players_match_the_model(self):
         if hasattr(self, "model"):
             rows = self.outside.execute("SELECT nickname, credits, items FROM account").fetchall()
             stored = {nickname: (credits, items.split(",") if items else [])
@@ -146,19 +148,20 @@ class Sessions(RuleBasedStateMachine):
 
 
 class SessionsOnPostgreSQL(Sessions):
-    pass
+    """The same on a database of the cluster that `set_cluster` gives."""
 
 
 @pytest.fixture
-def play_on_postgresql(cluster):
+def set_cluster(cluster):
     SessionsOnPostgreSQL.cluster = cluster
 
 
 TestSessions = Sessions.TestCase
-TestSessionsOnPostgreSQL = pytest.mark.usefixtures("play_on_postgresql")(SessionsOnPostgreSQL.TestCase)
+TestSessionsOnPostgreSQL = pytest.mark.usefixtures("set_cluster")(SessionsOnPostgreSQL.TestCase)
 
 
 def set_examples(case, number):
+    """Set how many examples of 40 steps a test case runs; the environment overrides the number."""
     case.settings = settings(
         max_examples=int(os.environ.get("LAVKA_TEST_EXAMPLES", number)), stateful_step_count=40,
         deadline=None, suppress_health_check=list(HealthCheck))

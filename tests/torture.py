@@ -1,10 +1,9 @@
 # -*- coding: utf-8 -*-
-"""Faults against the real server, for as long as you like; the suite runs a short round of each.
+"""Fault injection against the real server, without end; the suite runs a short round of each fault.
 
     python tests/torture.py [--seconds S] [--seed N] [--only NAME ...]
 
-Every round has a seed of its own, which is printed when it fails; `--seed N --only NAME` begins
-with that very round.
+Each round has a seed of its own. A finding prints it; `--seed N --only NAME` repeats that round.
 """
 from __future__ import division, print_function, unicode_literals
 
@@ -38,32 +37,30 @@ THINGS = sorted(ITEMS) + ["excalibur"]
 
 
 class Finding(Exception):
-    """The server did what it must not do."""
+    """The server broke the contract."""
 
 
-def expect(condition, *what):
+def expect(condition, *words):
+    """Raise Finding, with these words, unless the condition holds."""
     if not condition:
-        raise Finding(" ".join("%s" % (part,) for part in what))
+        raise Finding(" ".join("%s" % (word,) for word in words))
 
 
-# --- players whose every answer is known ----------------------------------------------------------
+# --- players that check each reply ----------------------------------------------------------------
 
 class Trader(object):
-    """A player that trades at random, and knows from the model what each answer has to be.
-
-    `state` is what was acknowledged last; `pending` what the requests in flight will make of it.
-    """
+    """A player that trades at random, and checks each reply against the model."""
 
     def __init__(self, nickname, rng):
         self.nickname = nickname
         self.rng = rng
-        self.state = None               # (credits, items); None while the login is in doubt
-        self.pending = collections.deque()      # (id, outcome, state afterwards)
+        self.state = None               # last acknowledged (credits, items); None before a login
+        self.pending = collections.deque()      # requests in flight: (id, result, state afterwards)
         self.next_id = 0
-        self.total = None
+        self.total = None               # credits plus prices of the items; never changes
 
     def log_in(self, port):
-        """Log in; what was in doubt has happened up to some point, and nothing else has."""
+        """Log in. The account is as before the requests in flight, or as after one of them."""
         self.peer = Peer(port)
         self.received = b""
         account = wait_for(self.ask_for_login, "a login of " + self.nickname)["account"]
@@ -71,13 +68,15 @@ class Trader(object):
         if self.state is None:
             self.total = state[0] + sum(ITEMS[item] for item in state[1])
         possible = [self.state or state] + [after for _, _, after in self.pending]
-        expect(state in possible, self.nickname, "has", state, "on file, possible are", possible)
+        expect(state in possible, self.nickname, "has", state, "stored, possible are", possible)
         self.state = state
         self.pending.clear()
 
     def ask_for_login(self):
-        """The result; None while another server may not have noticed that the player left it, or
-        this one has no database."""
+        """Return the result of a login, None where it has to be tried again.
+
+        Another server may not have noticed that the player left it; this one may have no database.
+        """
         reply = self.peer.call("login", nickname=self.nickname)
         expect("result" in reply or reason(reply) in ("nickname_in_use", "storage_failed"), reply)
         return reply.get("result")
@@ -91,20 +90,20 @@ class Trader(object):
             self.next_id += 1
             before = self.pending[-1][2] if self.pending else self.state
             if method == "ping":
-                outcome, after = "pong", before
+                expected, after = "pong", before
                 lines.append(request("ping", id=self.next_id))
             else:
                 model = Model()
                 model.logins[self] = self.nickname
                 model.accounts[self.nickname] = before
-                outcome = getattr(model, method)(self, item)
+                expected = getattr(model, method)(self, item)
                 after = model.accounts[self.nickname]
                 lines.append(request(method, id=self.next_id, item=item))
-            self.pending.append((self.next_id, outcome, after))
+            self.pending.append((self.next_id, expected, after))
         self.peer.send(b"".join(lines))
 
     def take(self):
-        """Read what has come; returns how many answers, None at the end of the connection."""
+        """Read once; return the number of replies, None at the end of the connection."""
         try:
             data = self.peer.sock.recv(1 << 16)
         except socket.error:
@@ -112,29 +111,27 @@ class Trader(object):
         lines = (self.received + data).split(b"\n")
         self.received = lines.pop()
         for line in lines:
-            id, outcome, after = self.pending.popleft()
+            id, expected, after = self.pending.popleft()
             reply = json.loads(line.decode("ascii"))
             result = reply.get("result")
-            got = reason(reply) if "error" in reply else result
-            if type(got) is dict:
-                got = got["account"]["credits"], got["account"]["items"]
-            expect((reply["id"], got) == (id, outcome), self.nickname, "got", reply,
-                   "instead of", (id, outcome))
+            found = reason(reply) if "error" in reply else result
+            if type(found) is dict:
+                found = found["account"]["credits"], found["account"]["items"]
+            expect((reply["id"], found) == (id, expected), self.nickname, "got", reply,
+                   "instead of", (id, expected))
             expect(after[0] + sum(ITEMS[item] for item in after[1]) == self.total)
             self.state = after
         return len(lines) if data else None
 
     def leave(self):
-        """Take what was on its way, up to the end of the connection; returns how many answers."""
+        """Read up to the end of the connection; return the number of replies."""
         self.peer.sock.settimeout(PATIENCE)
-        answers = 0
-        for taken in iter(self.take, None):
-            answers += taken
+        replies = sum(iter(self.take, None))
         self.peer.close()
-        return answers
+        return replies
 
     def trade_and_wait(self):
-        """Send one request and take its answer."""
+        """Send one request and read its reply."""
         self.trade()
         self.peer.sock.settimeout(PATIENCE)
         while self.pending:
@@ -142,10 +139,10 @@ class Trader(object):
 
 
 def drive(traders, seconds, most):
-    """Have them all trade for a while; returns the number of answers."""
+    """Have all traders trade for some seconds; return the number of replies."""
     end = time.time() + seconds
     by_socket = {trader.peer.sock: trader for trader in traders}
-    answers = 0
+    replies = 0
     for trader in traders:
         trader.trade(most)
     while time.time() < end:
@@ -153,43 +150,44 @@ def drive(traders, seconds, most):
             trader = by_socket[sock]
             taken = trader.take()
             expect(taken is not None, "the connection of", trader.nickname, "ended")
-            answers += taken
+            replies += taken
             if not trader.pending:
                 trader.trade(most)
-    return answers
+    return replies
 
 
 # --- the faults -----------------------------------------------------------------------------------
-# Each takes a function that starts a server (always on the same files), a random.Random and a size;
-# it returns what it counted.
+# Each takes a function that starts a server (always on the same database), a random.Random and a
+# size. It returns {name of a figure: number}.
 
 def kill_rounds(start, rng, rounds):
-    """kill -9 at a random moment under load: what was acknowledged is there after the restart."""
+    """SIGKILL at a random moment under load: acknowledged changes are stored after the restart."""
     traders = [Trader("trader %d" % number, rng) for number in range(20)]
-    answers = 0
+    replies = 0
     for _ in range(rounds):
         program = start()
         for trader in traders:
             trader.log_in(program.port)
         newcomers = [Peer(program.port) for _ in range(3)]
-        answers += drive(traders, rng.uniform(0, 0.3), rng.choice([1, 1, 4, 16]))
-        for newcomer in newcomers:          # an account that is being opened
+        replies += drive(traders, rng.uniform(0, 0.3), rng.choice([1, 1, 4, 16]))
+        for newcomer in newcomers:          # the kill may come while these accounts are opened
             newcomer.nickname = "newcomer %d" % rng.randrange(10 ** 12)
             newcomer.send(request("login", nickname=newcomer.nickname))
         if rng.random() < 0.5:
             select.select([newcomers[0].sock], [], [], PATIENCE)
         program.kill()
-        answers += sum(trader.leave() for trader in traders)    # what was on its way, too
+        replies += sum(trader.leave() for trader in traders)    # replies in flight count, too
         with sqlite3.connect(program.database) as connection:
-            expect(connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)], "integrity")
+            damages = connection.execute("PRAGMA integrity_check").fetchall()
+            expect(damages == [("ok",)], "the file is damaged:", damages)
             for newcomer in newcomers:
                 check_newcomer(newcomer, connection)
         expect("Traceback" not in program.log(), "a traceback in the log")
-    return {"kills": rounds, "acknowledged": answers}
+    return {"kills": rounds, "acknowledged": replies}
 
 
 def check_newcomer(newcomer, connection):
-    """The account that was told is there; one that was not may be, and is whole."""
+    """Check that an acknowledged account is stored; another one is whole or missing."""
     try:
         line = newcomer.reader.readline()
     except socket.error:
@@ -199,13 +197,13 @@ def check_newcomer(newcomer, connection):
                              (newcomer.nickname,)).fetchone()
     if line:
         account = json.loads(line.decode("ascii"))["result"]["account"]
-        expect(row == (account["credits"], ""), account, "was told,", row, "is on file")
+        expect(row == (account["credits"], ""), account, "was acknowledged,", row, "is stored")
     elif row:
         expect(CREDITS_RANGE[0] <= row[0] <= CREDITS_RANGE[1] and row[1] == "", row)
 
 
 def mutated(rng, line):
-    """A line with something wrong in it, perhaps."""
+    """Return a line with a random mutation, or the line itself."""
     how = rng.randrange(12)
     at = rng.randrange(len(line) + 1)
     if how == 0:
@@ -229,7 +227,7 @@ def mutated(rng, line):
 
 
 def session_bytes(rng):
-    """What one hostile client sends."""
+    """Return (what one hostile client sends, its number of lines)."""
     lines = []
     for _ in range(rng.randrange(1, 12)):
         calls = []
@@ -250,9 +248,9 @@ def session_bytes(rng):
 
 
 def check_replies(data):
-    """Everything that the server said is a line of JSON-RPC."""
+    """Check that each complete line of what the server sent is JSON-RPC."""
     lines = data.split(b"\n")
-    lines.pop()         # what was cut off by the end of the connection
+    lines.pop()         # cut off by the end of the connection
     for line in lines:
         value = json.loads(line.decode("ascii"))
         for reply in value if type(value) is list else [value]:
@@ -260,7 +258,7 @@ def check_replies(data):
 
 
 def fuzz_sessions(start, rng, sessions):
-    """Mutated lines, split anywhere, from several connections: no defect, no harmed bystander."""
+    """Mutated lines, split anywhere, on several connections: no defect; a bystander trades on."""
     program = start()
     bystander = Trader("bystander", rng)
     bystander.log_in(program.port)
@@ -277,7 +275,7 @@ def fuzz_sessions(start, rng, sessions):
                 try:
                     peer.send(data[:cut])
                     data = data[cut:]
-                except socket.error:        # it was closed for an oversized line
+                except socket.error:        # the server closes after an oversized line
                     data = b""
                 peers[number] = peer, data
             if rng.random() < 0.2:
@@ -304,17 +302,18 @@ def fuzz_sessions(start, rng, sessions):
 
 
 def memory_of(program):
-    """Resident bytes of the server."""
+    """Return the resident bytes of a server."""
     with open("/proc/%d/statm" % program.process.pid) as statm:
         return int(statm.read().split()[1]) * resource.getpagesize()
 
 
 def descriptors_of(program):
+    """Return the number of open descriptors of a server."""
     return len(os.listdir("/proc/%d/fd" % program.process.pid))
 
 
 def churn(start, rng, logins):
-    """Logins and logouts without end: memory and descriptors stay as they are."""
+    """Many logins and logouts: memory and the number of descriptors do not grow."""
     program = start()
     descriptors = descriptors_of(program)
     nicknames = ["player %d" % number for number in range(100)]
@@ -330,7 +329,7 @@ def churn(start, rng, logins):
         rng.choice([peer.close, peer.reset])()
 
     for size in [100] * 20 + [1] * 200:
-        round_of_logins(size)               # whatever is allocated once
+        round_of_logins(size)               # warm up: some memory is allocated once
     memory = memory_of(program)
     for _ in range(logins // 100):
         round_of_logins(100)
@@ -345,29 +344,32 @@ def churn(start, rng, logins):
 
 
 def is_stopped(program):
+    """Return whether SIGSTOP has stopped a server."""
     with open("/proc/%d/stat" % program.process.pid) as stat:
         return stat.read().rsplit(")", 1)[1].split()[0] == "T"
 
 
 def expect_a_turn(program, flooder, other):
-    """Who asks once is answered after one share of those who ask without end: both send while the
-    server is held, which then counts how many it has answered."""
+    """Check that one request waits for at most one quantum of another connection's flood.
+
+    Both send while the server is stopped; its statistics then tell in which order it served them.
+    """
     number = 10 * REQUEST_QUANTUM
     program.process.send_signal(signal.SIGSTOP)
-    wait_for(lambda: is_stopped(program), "the server to be held")
+    wait_for(lambda: is_stopped(program), "the server to be stopped")
     flooder.send(request("ping") * number)
     other.peer.send(request("stats"))
     program.process.send_signal(signal.SIGCONT)
-    answered = other.peer.line()["result"]["requests"]["ping"]
+    before = other.peer.line()["result"]["requests"]["ping"]
     for _ in range(number):
         expect(flooder.line()["result"] == "pong", "no pong")
     pings = other.peer.call("stats")["result"]["requests"]["ping"]
-    expect(pings - answered >= number - REQUEST_QUANTUM, "another player waited for",
-           number - (pings - answered), "requests of a flood")
+    expect(pings - before >= number - REQUEST_QUANTUM, "another player waited for",
+           number - (pings - before), "requests of a flood")
 
 
 def flood(start, rng, number):
-    """One client pipelines: it is answered in order, and another hardly notices."""
+    """One client pipelines: its replies come in order, and another player waits for a quantum."""
     program = start()
     other = Trader("other", rng)
     other.log_in(program.port)
@@ -401,8 +403,10 @@ def flood(start, rng, number):
 
 
 def fill(peers, other):
-    """Send from peers that never read, until the server takes no more from any of them: while the
-    other player trades twenty times, not a byte."""
+    """Send from peers that never read, until back-pressure stops all of them.
+
+    The other player then trades twenty times while the server takes no byte from any of them.
+    """
     quiet = 0
     while quiet < 20:
         for peer in peers:
@@ -417,12 +421,12 @@ def fill(peers, other):
 
 
 def never_read(start, rng, peers):
-    """Peers that ask and never read: their output is bounded, and so is the memory."""
+    """Peers that send requests and never read: the high-water mark bounds their memory."""
     program = start()
     other = Trader("other", rng)
     other.log_in(program.port)
     silent = []
-    for _ in range(2):              # the first ones also cost what any server allocates once
+    for _ in range(2):              # the first round warms up: some memory is allocated once
         before = memory_of(program)
         silent += [Peer(program.port, "silent %d" % number)
                    for number in range(len(silent), len(silent) + peers)]
@@ -434,7 +438,7 @@ def never_read(start, rng, peers):
     for peer in silent:
         peer.reset()
     wait_for(lambda: all(program.free("silent %d" % number) for number in range(2 * peers)),
-             "the nicknames of those who never read")
+             "the nicknames of peers that never read")
     return {"silent peers": 2 * peers, "KB each": round(growth / 1024)}
 
 
@@ -462,13 +466,13 @@ def stop_under_load(start, rng, clients):
     expect(seconds < 2, "it took", seconds)
     program = start()
     for trader in traders:
-        trader.log_in(program.port)         # checks what is on file
+        trader.log_in(program.port)         # checks what is stored
         trader.peer.close()
     return {"clients": clients, "seconds": round(seconds, 2)}
 
 
 def vanish(start, rng, peers):
-    """Peers whose network is gone without a word, across two network namespaces: freed in 30 s."""
+    """The link to another network namespace goes down: its peers' nicknames are free in 30 s."""
     def ip(*arguments):
         subprocess.check_call(["ip"] + list(arguments))
 
@@ -515,38 +519,43 @@ def vanish(start, rng, peers):
     return {"vanished": peers, "freed after s": round(seconds, 1)}
 
 
-# --- several servers on one PostgreSQL --------------------------------------------------------------
-# These take the cluster, too; each server that they start is on the same database of it.
+# --- several servers on one PostgreSQL ------------------------------------------------------------
+# Each also takes the cluster; all its servers are on the same database.
 
 def log_in_anywhere(traders, servers, rng):
+    """Log each trader in on a random server."""
     for trader in traders:
         trader.server = rng.choice(servers)
         trader.log_in(trader.server.port)
 
 
 def kill_a_server(start, rng, rounds, cluster):
-    """kill -9 of one of three servers under load: its players go on at the others at once, with
-    what was acknowledged; the others' players notice nothing."""
+    """SIGKILL of one of three servers under load: its players log in on the others at once.
+
+    They find what was acknowledged; the players of the other servers notice nothing.
+    """
     servers = [start() for _ in range(3)]
     traders = [Trader("trader %d" % number, rng) for number in range(20)]
     log_in_anywhere(traders, servers, rng)
-    answers = 0
+    replies = 0
     for _ in range(rounds):
-        answers += drive(traders, rng.uniform(0, 0.3), rng.choice([1, 1, 4, 16]))
+        replies += drive(traders, rng.uniform(0, 0.3), rng.choice([1, 1, 4, 16]))
         victim = servers.pop(rng.randrange(3))
         victim.kill()
         moving = [trader for trader in traders if trader.server is victim]
-        answers += sum(trader.leave() for trader in moving)
+        replies += sum(trader.leave() for trader in moving)
         log_in_anywhere(moving, servers, rng)
-        answers += drive(traders, 0.05, 1)
+        replies += drive(traders, 0.05, 1)
         servers.append(start())
-    return {"kills": rounds, "acknowledged": answers}
+    return {"kills": rounds, "acknowledged": replies}
 
 
 def lose_the_database(traders, servers, rng, restore):
-    """All players of these servers are disconnected; the servers go on without a database, and
-    with it when it is back. Returns the number of answers."""
-    answers = sum(trader.leave() for trader in traders)
+    """Check that servers close all players' connections, and serve them again after `restore`.
+
+    Without a database they still answer a ping. Returns the number of replies.
+    """
+    replies = sum(trader.leave() for trader in traders)
     peers = [Peer(server.port) for server in servers]
     for peer in peers:
         expect(peer.call("ping")["result"] == "pong", "no pong")
@@ -554,17 +563,17 @@ def lose_the_database(traders, servers, rng, restore):
     for peer in peers:
         peer.close()
     log_in_anywhere(traders, servers, rng)
-    return answers
+    return replies
 
 
 def kill_the_database(start, rng, rounds, cluster):
-    """kill -9 and restart of PostgreSQL under load."""
+    """SIGKILL and restart of PostgreSQL under load: every server loses it once a round."""
     servers = [start() for _ in range(2)]
     traders = [Trader("trader %d" % number, rng) for number in range(20)]
     log_in_anywhere(traders, servers, rng)
-    answers = 0
+    replies = 0
     for _ in range(rounds):
-        answers += drive(traders, rng.uniform(0, 0.3), rng.choice([1, 1, 4, 16]))
+        replies += drive(traders, rng.uniform(0, 0.3), rng.choice([1, 1, 4, 16]))
         cluster.kill()
 
         def restore():
@@ -574,11 +583,12 @@ def kill_the_database(start, rng, rounds, cluster):
                 peer.close()
             cluster.start()
 
-        answers += lose_the_database(traders, servers, rng, restore)
+        replies += lose_the_database(traders, servers, rng, restore)
     for server in servers:
         expect(server.log().count("storage_lost error=") == rounds, "it was lost", rounds, "times")
-        expect("storage_recovered" not in server.log() and "Traceback" not in server.log(), "a defect")
-    return {"kills of PostgreSQL": rounds, "acknowledged": answers}
+        expect("storage_recovered" not in server.log(), "a lost connection counted as a failure")
+        expect("Traceback" not in server.log(), "a traceback in the log")
+    return {"kills of PostgreSQL": rounds, "acknowledged": replies}
 
 
 def cut_a_connection(start, rng, rounds, cluster):
@@ -586,25 +596,26 @@ def cut_a_connection(start, rng, rounds, cluster):
     servers = [start() for _ in range(2)]
     traders = [Trader("trader %d" % number, rng) for number in range(20)]
     log_in_anywhere(traders, servers, rng)
-    answers = 0
+    replies = 0
     with contextlib.closing(connect(servers[0].database)) as outside:
         for _ in range(rounds):
             if rng.random() < 0.7:
-                answers += drive(traders, rng.uniform(0, 0.2), rng.choice([1, 1, 4, 16]))
+                replies += drive(traders, rng.uniform(0, 0.2), rng.choice([1, 1, 4, 16]))
             before = [server.log().count("storage_lost error=") for server in servers]
             outside.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE "
                             "application_name = 'lavka' AND datname = current_database() "
                             "ORDER BY random() LIMIT 1")
             lost, = wait_for(
                 lambda: [server for server, number in zip(servers, before)
-                         if server.log().count("storage_lost error=") > number], "a server to notice")
-            answers += lose_the_database([trader for trader in traders if trader.server is lost],
+                         if server.log().count("storage_lost error=") > number],
+                "a server to notice")
+            replies += lose_the_database([trader for trader in traders if trader.server is lost],
                                          [lost], rng, lambda: None)
-    return {"cuts": rounds, "acknowledged": answers}
+    return {"cuts": rounds, "acknowledged": replies}
 
 
 def race(start, rng, races, cluster):
-    """Two servers are asked for the same nickname at the same moment: one of them gives it."""
+    """Logins with one nickname at two servers at the same moment: exactly one succeeds."""
     servers = [start() for _ in range(2)]
     peers = [Peer(server.port) for server in servers]
     won = [0, 0]
@@ -650,7 +661,7 @@ FAULTS = collections.OrderedDict([      # name -> (function, size of one round, 
 
 
 def starter(directory, programs, **options):
-    """A function that starts a server and appends it to the programs."""
+    """Return a function that starts a server and appends it to the programs."""
     def start(*arguments):
         programs.append(Program(directory, *arguments, **options))
         return programs[-1]
@@ -661,13 +672,13 @@ def main():
     """Run the faults; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=1800,
-                        help="for the rounds that have no end of their own (default: %(default)s)")
+                        help="for the faults without a number of rounds (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10 ** 6))
     parser.add_argument("--only", nargs="+", choices=list(FAULTS), default=list(FAULTS))
     options = parser.parse_args()
     endless = [name for name in options.only if FAULTS[name][2] is None]
     print("seed %d, Python %s" % (options.seed, sys.version.split()[0]))
-    cluster = None                      # the PostgreSQL, started when the first one needs it
+    cluster = None                      # pgcluster.Cluster, started for the first fault on it
     for name in options.only:
         fault, size, rounds = FAULTS[name]
         if fault is vanish and os.geteuid():
@@ -683,7 +694,6 @@ def main():
             seed = options.seed + number
             directory = tempfile.mkdtemp()
             programs = []
-
             try:
                 if fault in CLUSTER_FAULTS:
                     cluster = cluster or pgcluster.Cluster(free_port())
@@ -705,8 +715,9 @@ def main():
                     program.kill()
             shutil.rmtree(directory)
             number += 1
-            for what, count in counted.items():
-                total[what] = max(total.get(what, 0), count) if rounds else total.get(what, 0) + count
+            for figure, count in counted.items():
+                so_far = total.get(figure, 0)
+                total[figure] = max(so_far, count) if rounds else so_far + count
             figures = ", ".join("%s %s" % item for item in sorted(total.items()))
             line = "%-10s %5.0f s, round %d: %s" % (name, time.time() - begin, number, figures)
             if sys.stdout.isatty():
