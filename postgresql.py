@@ -36,6 +36,8 @@ _HELD_ELSEWHERE, _UNREAD = "held elsewhere", "unread"
 class PostgreSQL(Storage):
     """The accounts in one database; see `Storage` for what each method does."""
 
+    prefetches = True
+
     SELECT_TO_CHANGE = Storage.SELECT + " FOR UPDATE"
     MOMENT = "to_char(to_timestamp(time) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')"
     # Lock and read separately: a combined statement would read a snapshot older than the lock, and

@@ -74,14 +74,15 @@ class Service(object):
         Returns how many sessions had their turn. The others have to come first in the next tick:
         the time was up (`deadline`, without the wait for the prefetch), or too many requests came.
         """
+        clock, apply = self.clock, self.apply
         parsed = self.parse(sessions)
-        begin = self.clock()
+        begin = clock()
         self.prefetch(sessions[:parsed])
-        deadline += self.clock() - begin
+        deadline += clock() - begin
         for number in range(parsed):
-            if self.clock() > deadline:
+            if clock() > deadline:
                 return number
-            self.apply(sessions[number])
+            apply(sessions[number])
         return parsed
 
     def has_changes(self):
@@ -145,7 +146,9 @@ class Service(object):
         return len(sessions)
 
     def prefetch(self, sessions):
-        """Have the shop load at once what these sessions' requests need."""
+        """Have the storage load at once what these sessions' requests need, if that helps it."""
+        if not self.shop.storage.prefetches:
+            return
         nicknames = set()
         for session in sessions:
             for request in session.requests:

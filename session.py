@@ -35,10 +35,10 @@ class Session(object):
     def parse(self):
         """Turn lines into requests, up to a quantum; returns how many requests there are."""
         requests, count = [], 0
-        next_line = self.lines.next_line
-        while count < REQUEST_QUANTUM:
+        lines = self.lines
+        while lines.lines and count < REQUEST_QUANTUM:
             try:
-                line = next_line()
+                line = lines.next_line()
             except RpcError as error:           # too long; the reply to it ends the session
                 requests.append(refused(error))
                 break
@@ -62,37 +62,42 @@ class PendingReply(object):
     __slots__ = ("session", "request", "body", "account")
 
     def __init__(self, session, request, body):
+        account = session.account
         self.session = session
         self.request = request
         self.body = body                # if the account's changes are stored
-        account = session.account
-        tells_account = request.method is not None and METHODS[request.method].tells_account
-        # The account whose changes the reply tells of; None when it depends on no commit.
-        self.account = account if tells_account and account is not None and account.is_dirty \
-            else None
+        # The account if it has uncommitted changes, None otherwise.
+        self.account = account if account is not None and account.is_dirty else None
 
     def accounts(self):
-        """Return the accounts that the reply depends on."""
+        """Return the accounts that the reply may depend on."""
         return () if self.account is None else (self.account,)
 
-    def final_body(self, failed, fail):
-        """Return the body to send; `fail` makes that of a request whose account is in `failed`."""
-        return fail(self.session, self.request) if self.account in failed else self.body
+    def body_after(self, failed, fail):
+        """Return the body, after a commit that has not stored the accounts in `failed`.
+
+        `fail(session, request)` returns the body for a request whose reply tells of one of them.
+        """
+        method = self.request.method
+        if self.account in failed and method is not None and METHODS[method].tells_account:
+            return fail(self.session, self.request)
+        return self.body
 
 
 class PendingBatch(object):
     """The replies to a batch, which are sent as one array."""
-    __slots__ = ("session", "replies")
+    __slots__ = ("session", "replies", "body")
 
     def __init__(self, session, replies):
         self.session = session
         self.replies = replies
+        self.body = self.body_after((), None)
 
     def accounts(self):
         return [account for reply in self.replies for account in reply.accounts()]
 
-    def final_body(self, failed, fail):
-        return b"[%s]" % b",".join([reply.final_body(failed, fail) for reply in self.replies])
+    def body_after(self, failed, fail):
+        return b"[" + b",".join([reply.body_after(failed, fail) for reply in self.replies]) + b"]"
 
 
 class GroupCommit(object):
@@ -110,8 +115,10 @@ class GroupCommit(object):
     def publish(self, failed, fail):
         """Move the replies to the sessions' outputs."""
         for reply in self.replies:
-            reply.session.has_pending = False
-            reply.session.output += reply.final_body(failed, fail) + b"\n"
+            session = reply.session
+            session.has_pending = False
+            session.output += reply.body_after(failed, fail) if failed else reply.body
+            session.output += b"\n"
         self.replies = []
 
     def finish(self, failed):

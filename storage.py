@@ -57,6 +57,7 @@ class Storage(object):
     engine = None           # for people: the database system and its version
     database = None         # peewee's Database, once opened
     is_lost = False         # the connection ended and was not made again yet
+    prefetches = False      # whether `prefetch` saves anything
 
     # The row of one nickname, for reading and for changing it in the same transaction; the text of
     # a row's time.

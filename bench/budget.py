@@ -21,9 +21,12 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
+import connection       # noqa: E402
 import db               # noqa: E402
+import log              # noqa: E402
 import protocol         # noqa: E402
 import server           # noqa: E402
+import service          # noqa: E402
 
 CLIENTS = 50
 ROUNDS = 401
@@ -58,13 +61,15 @@ class Bench(object):
         path = os.path.join(directory, "lavka.db")
         db.create_tables(path)
         self.shop = db.Shop(path)
-        listener = server.listen("127.0.0.1", 0)
-        self.server = server.Server(self.shop, listener)
-        self.clients = [socket.create_connection(listener.getsockname()) for _ in range(CLIENTS)]
+        limiter = log.LogRateLimiter()
+        listening = connection.listen("127.0.0.1", 0)
+        self.service = service.Service(self.shop, limiter)
+        self.server = server.Server(self.service, connection.Listener(listening, limiter), limiter)
+        self.clients = [socket.create_connection(listening.getsockname()) for _ in range(CLIENTS)]
         for number, client in enumerate(self.clients):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             client.sendall((LOGIN % number).encode("ascii"))
-        while len(self.server.players) < CLIENTS:
+        while len(self.service.players) < CLIENTS:
             self.server.tick()
         self.read_replies()
         self.accounts = [connection.account for connection in self.server.connections]
@@ -80,9 +85,9 @@ class Bench(object):
     def tick(self, line):
         """Seconds of the one tick that serves a request of each client."""
         self.send(line)
-        served = sum(self.server.requests.values())
+        served = sum(self.service.requests.values())
         seconds = timed(self.server.tick)
-        assert sum(self.server.requests.values()) == served + CLIENTS
+        assert sum(self.service.requests.values()) == served + CLIENTS
         self.read_replies()
         return seconds
 
@@ -91,7 +96,7 @@ class Bench(object):
         self.send(line)
 
         def work():
-            ready = self.server.wait(None)
+            ready = self.server.select(None)
             assert len(ready) == CLIENTS
             for key, _ in ready:
                 key.fileobj.recv(16384)
