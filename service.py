@@ -139,7 +139,7 @@ class Service(object):
         """Parse a quantum of each session; returns for how many sessions there was room."""
         count = 0
         for number, session in enumerate(sessions):
-            if session.lines.lines and not session.requests and session.is_served():
+            if session.lines.lines:
                 count += session.parse()
                 if count >= PARSE_BATCH:
                     return number + 1
@@ -162,6 +162,7 @@ class Service(object):
     def apply(self, session):
         """Apply the session's parsed requests; their replies go to its output, or wait."""
         requests, session.requests = session.requests, ()
+        output = session.output
         for request in requests:
             if session.close_reason is not None:
                 return
@@ -172,10 +173,11 @@ class Service(object):
             if request.wants_reply:
                 account = session.account
                 if session.has_pending or (account is not None and account.is_dirty):
-                    self.group.add(PendingReply(session, request, body))
+                    self.group.replies.append(PendingReply(session, request, body))
+                    session.has_pending = True
                 else:
-                    session.output += body
-                    session.output += b"\n"
+                    output += body
+                    output += b"\n"
         if session.input_ended and not session.lines.lines:
             self.close(session, "closed")
 
@@ -187,7 +189,8 @@ class Service(object):
             if request.wants_reply:
                 replies.append(PendingReply(session, request, body))
         if replies:
-            self.group.add(PendingBatch(session, replies))
+            self.group.replies.append(PendingBatch(session, replies))
+            session.has_pending = True
 
     def execute(self, session, request):
         """Carry out a request; returns the body of its reply. Exceptions become replies here."""

@@ -33,7 +33,13 @@ class Session(object):
         return bool(self.requests or self.lines.lines)
 
     def parse(self):
-        """Turn lines into requests, up to a quantum; returns how many requests there are."""
+        """Turn lines into requests, up to a quantum; returns how many there are.
+
+        Requests of the last tick, whose time was up, come first, without more.
+        """
+        # The second and third are `is_served`, without the call.
+        if self.requests or self.close_reason is not None or len(self.output) >= HIGH_WATER:
+            return 0
         requests, count = [], 0
         lines = self.lines
         while lines.lines and count < REQUEST_QUANTUM:
@@ -108,17 +114,14 @@ class GroupCommit(object):
         self.lines = []                 # log lines: (level, text, account to be stored or None)
         self.uncommitted_logins = set()     # sessions whose login depends on the commit
 
-    def add(self, reply):
-        self.replies.append(reply)
-        reply.session.has_pending = True
-
     def publish(self, failed, fail):
         """Move the replies to the sessions' outputs."""
         for reply in self.replies:
             session = reply.session
             session.has_pending = False
-            session.output += reply.body_after(failed, fail) if failed else reply.body
-            session.output += b"\n"
+            output = session.output
+            output += reply.body_after(failed, fail) if failed else reply.body
+            output += b"\n"
         self.replies = []
 
     def finish(self, failed):

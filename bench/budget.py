@@ -21,12 +21,12 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
-import connection       # noqa: E402
 import db               # noqa: E402
-import log              # noqa: E402
 import protocol         # noqa: E402
-import server           # noqa: E402
-import service          # noqa: E402
+from connection import Listener, listen     # noqa: E402
+from log import LogRateLimiter              # noqa: E402
+from server import Server                   # noqa: E402
+from service import Service                 # noqa: E402
 
 CLIENTS = 50
 ROUNDS = 401
@@ -61,10 +61,10 @@ class Bench(object):
         path = os.path.join(directory, "lavka.db")
         db.create_tables(path)
         self.shop = db.Shop(path)
-        limiter = log.LogRateLimiter()
-        listening = connection.listen("127.0.0.1", 0)
-        self.service = service.Service(self.shop, limiter)
-        self.server = server.Server(self.service, connection.Listener(listening, limiter), limiter)
+        limiter = LogRateLimiter()
+        listening = listen("127.0.0.1", 0)
+        self.service = Service(self.shop, limiter)
+        self.server = Server(self.service, Listener(listening, limiter), limiter)
         self.clients = [socket.create_connection(listening.getsockname()) for _ in range(CLIENTS)]
         for number, client in enumerate(self.clients):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
