@@ -27,7 +27,8 @@ except ImportError:                                     # 2.7
     import selectors2 as selectors
 
 import constants
-from connection import NOT_NOW, PEER_GONE, READ, CannotListen, Connection, Listener, Phase, listen
+from connection import (NOT_NOW, PEER_GONE, READ, CannotListen, Connection, Listener, Phase, listen,
+                        select)
 from db import Shop
 from log import LogRateLimiter, log_to_stderr, monotonic
 from service import Service, peer
@@ -115,15 +116,6 @@ class Server(object):
         self.update_sources()
         self.service.end_tick(self.clock() - begin)
 
-    def select(self, timeout):
-        """Return the selector's events, after `timeout` seconds at most; None waits for ever."""
-        try:
-            return self.selector.select(timeout)
-        except EnvironmentError as error:               # 2.7: selectors2, when SIGCONT comes late
-            if error.errno != errno.ETIMEDOUT:
-                raise
-            return []
-
     def poll_timeout(self, timeout):
         """Return how long this tick may sleep: until something is to be done without any event."""
         if self.runnable or self.service.has_changes():
@@ -142,7 +134,7 @@ class Server(object):
         Connections accepted now come last: one may be a player who has just closed another
         connection, and needs the nickname.
         """
-        events = self.select(timeout)
+        events = select(self.selector, timeout)
         self.now = self.clock()
         ready, accepted = [], []
         for key, mask in events:

@@ -23,7 +23,7 @@ sys.path.insert(0, ROOT)
 
 import db               # noqa: E402
 import protocol         # noqa: E402
-from connection import Listener, listen     # noqa: E402
+from connection import Listener, listen, select     # noqa: E402
 from log import LogRateLimiter              # noqa: E402
 from server import Server                   # noqa: E402
 from service import Service                 # noqa: E402
@@ -96,7 +96,7 @@ class Bench(object):
         self.send(line)
 
         def work():
-            ready = self.server.select(None)
+            ready = select(self.server.selector, None)
             assert len(ready) == CLIENTS
             for key, _ in ready:
                 key.fileobj.recv(16384)
