@@ -112,7 +112,7 @@ METHODS = {
 _PARAM_PROBLEMS = {"nickname": nickname_problem, "item": _item_problem}
 
 
-# --- bytes to lines -------------------------------------------------------------------------
+# --- bytes to lines ---------------------------------------------------------------------------
 
 class LineReader(object):
     """Cuts the bytes that arrive into lines, however they were split on the way.
@@ -157,7 +157,7 @@ class LineReader(object):
         return None
 
 
-# --- lines to values ------------------------------------------------------------------------
+# --- lines to values --------------------------------------------------------------------------
 
 def _refuse_constant(name):
     raise ValueError("%s is not JSON" % name)
@@ -213,7 +213,7 @@ def _is_deep(value):
     return bool(level)
 
 
-# --- requests (the server reads them, the client writes them) -----------------------------------
+# --- requests (the server reads them, the client writes them) ---------------------------------
 
 class Request(object):
     """One call of a method.
@@ -331,7 +331,7 @@ def encode_request(id, method, params):
     return encode_json(request).encode("ascii") + b"\n"
 
 
-# --- responses (the server writes them, the client reads them) ----------------------------------
+# --- responses (the server writes them, the client reads them) --------------------------------
 # They are ASCII, with \u escapes: any id can be sent back, half a character included.
 
 encode_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode

@@ -68,7 +68,7 @@ class Server(object):
         self.update_listener()
         self.update_sources()
 
-    # --- the loop ---------------------------------------------------------------------------
+    # --- the loop -----------------------------------------------------------------------------
 
     def run(self):
         """Serve until a stop is requested; then answer what was read, and close everything."""
@@ -126,7 +126,7 @@ class Server(object):
             return until_sweep if timeout is None else min(timeout, until_sweep)
         return timeout
 
-    # --- poll -------------------------------------------------------------------------------
+    # --- poll ---------------------------------------------------------------------------------
 
     def poll(self, timeout):
         """Read and accept what is ready; returns the connections that may have something to do.
@@ -183,7 +183,7 @@ class Server(object):
             elif connection.close_reason is None:
                 connection.lines.feed(data)
 
-    # --- flush ------------------------------------------------------------------------------
+    # --- flush --------------------------------------------------------------------------------
 
     def flush(self, connection):
         """Send what the kernel takes."""
@@ -277,7 +277,7 @@ class Server(object):
             self.socket_failed(connection, error)
 
     def abort(self, connection, reason):
-        """End the session, and close the connection at the end of this tick, unsent replies or not."""
+        """End the session; close the connection at the end of this tick, with replies unsent."""
         self.service.close(connection, reason)
         if connection.phase is not Phase.CLOSED:
             connection.phase = Phase.CLOSED

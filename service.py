@@ -233,7 +233,8 @@ class Service(object):
         for session in self.group.abandon().union(self.players.values()):
             self.close(session, "storage_lost")
 
-    # --- the methods: they get the value of their param, and return their result as JSON, in bytes ---
+    # --- the methods ----------------------------------------------------------------------------
+    # Each gets the value of its param, and returns its result as JSON, in bytes.
 
     def login(self, session, nickname):
         if session.account is not None:

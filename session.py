@@ -9,7 +9,10 @@ FOREVER = float("inf")
 
 
 class Session(object):
-    """One client: what it asks, what it is told, and its login. `server.Connection` adds a socket."""
+    """One client: what it asks, what it is told, and its login.
+
+    `connection.Connection` adds a socket.
+    """
     __slots__ = ("address", "lines", "requests", "output", "account", "has_pending", "input_ended",
                  "close_reason", "deadline")
 
@@ -61,7 +64,7 @@ class Session(object):
         return self.input_ended
 
 
-# --- what waits for the commit ------------------------------------------------------------------
+# --- what waits for the commit ----------------------------------------------------------------
 
 class PendingReply(object):
     """The reply to one request, which is sent after the commit of its tick."""
@@ -131,7 +134,7 @@ class GroupCommit(object):
         self.uncommitted_logins.clear()
 
     def abandon(self):
-        """Drop replies and log lines whose commit has an unknown outcome; returns their sessions."""
+        """Drop replies and log lines of a commit with unknown outcome; returns their sessions."""
         lost = {reply.session for reply in self.replies if reply.accounts()}
         self.replies = [reply for reply in self.replies if reply.session not in lost]
         self.lines = [line for line in self.lines if line[2] is None]

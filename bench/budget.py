@@ -39,8 +39,11 @@ clock = getattr(time, "perf_counter", time.time)
 
 
 def costs(parts):
-    """[(name, microseconds a request)] of [(name, what returns the seconds of a tick)], the first
-    of which is the whole. All are measured in each round; the last line is what the others leave."""
+    """Return [(name, microseconds a request)] of [(name, function that returns seconds of a tick)].
+
+    The first part is the whole. All are measured in each round; the last line is what the others
+    leave of it.
+    """
     rounds = [[measure() for _, measure in parts] for _ in range(ROUNDS)]
     rounds = [times + [times[0] - sum(times[1:])] for times in rounds]
     names = [name for name, _ in parts] + ["the loop, what is left"]
