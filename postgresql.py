@@ -81,7 +81,7 @@ class PostgreSQL(Storage):
         self._retry_at = 0              # time of the next attempt to connect
         self._retry_pause = RETRY_SECONDS[0]    # seconds until the attempt after it
         self._tick = 0                  # number of ticks so far
-        self._prefetched = {}           # of this tick: nickname -> row, None, or one of the two above
+        self._prefetched = {}       # nickname -> row, None, or one of those two; of this tick
         self._held = set()              # nicknames of players, locked
         self._released = set()          # nicknames of no player, locked
         self._lock_unknown = set()      # nicknames whose lock or unlock failed

@@ -26,8 +26,8 @@ from text import show
 _DURABLE = [("journal_mode", "wal"), ("synchronous", "full"), ("foreign_keys", 1)]
 
 # The setting of a connection beside a server's: checkpoints are for the server to make. Two
-# connections that checkpoint at once can damage the file, before SQLite 3.51.3 (sqlite.org/wal.html,
-# section 11).
+# connections that checkpoint at once can damage the file, before SQLite 3.51.3
+# (sqlite.org/wal.html, section 11).
 _BESIDE_A_SERVER = [("wal_autocheckpoint", 0)]
 
 
