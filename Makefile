@@ -10,7 +10,7 @@ PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 # would end it, since nobody here could continue it.
 IN_FRONT = if [ -t 0 ]; then set -m; trap '' TSTP; fi; in_front() { "$$@" || [ $$? -eq 130 ]; }
 
-.PHONY: play server client stats test test-all torture bench \
+.PHONY: play server client stats test test-all lint coverage torture bench \
         screenshot clean
 
 play: .venv/play                ## tables, a server in the background, the client in front
@@ -61,6 +61,16 @@ test-all: .venv/test            ## the suite, on every Python of VERSIONS that i
 		LAVKA_TEST_PYTHONS="$$others" .venv-$$version/bin/python -m pytest -q -n 2 tests || exit 1; \
 	done
 
+lint: .venv/lint                ## ruff, with the rules of pyproject.toml
+	@$(PY) -m ruff check .
+
+# A program killed while it writes its data leaves half a file: `combine` warns of it and goes on.
+coverage: .venv/test            ## the suite, and the lines that it did not run; Python 3.9 or later
+	@rm -f .coverage .coverage.*
+	@$(PY) -m coverage run -m pytest -q -n 2 -p tests.measured tests; status=$$?; \
+	$(PY) -W ignore -m coverage combine -q; rm -f .coverage.*; \
+	$(PY) -m coverage report && exit $$status
+
 torture: .venv/test             ## faults without end; TORTURE='--seconds 60 --seed 1 --only kill'
 	@$(PY) tests/torture.py $(TORTURE)
 
@@ -72,7 +82,8 @@ screenshot: .venv/test          ## docs/session.svg: plays a session and draws i
 	@$(PY) docs/screenshot.py
 
 clean:                          ## all that the other targets made, but for the accounts
-	rm -rf .venv .venv-* .pytest_cache .hypothesis __pycache__ */__pycache__ *.pyc */*.pyc server.log*
+	rm -rf .venv .venv-* .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* \
+		__pycache__ */__pycache__ *.pyc */*.pyc server.log*
 
 .venv:
 	@echo 'Making a virtual environment in .venv ...'
@@ -87,6 +98,11 @@ clean:                          ## all that the other targets made, but for the 
 .venv/test: requirements.txt tests/requirements.txt | .venv
 	@echo 'Installing what the tests need ...'
 	@$(PY) $(PIP_INSTALL) -r tests/requirements.txt
+	@touch $@
+
+.venv/lint: tests/requirements-lint.txt | .venv
+	@echo 'Installing ruff ...'
+	@$(PY) $(PIP_INSTALL) -r tests/requirements-lint.txt
 	@touch $@
 
 .venv/bench: requirements.txt requirements-postgresql.txt bench/requirements.txt | .venv

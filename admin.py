@@ -231,8 +231,8 @@ def parse(arguments):
     common = cli.Parser(add_help=False)
     cli.add_database_option(common)
     options, rest = common.parse_known_args(arguments)
-    parser = cli.Parser(parents=[common], description="Look after the shop's accounts. Every command "
-                        "may be used while a server runs on them.")
+    parser = cli.Parser(parents=[common], description="Look after the shop's accounts. Every "
+                        "command may be used while a server runs on them.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     commands.required = True
     for run, parameters in COMMANDS:
@@ -251,7 +251,7 @@ def _open_output():
     try:
         return io.open(sys.stdout.fileno(), "w", encoding=locale.getpreferredencoding(),
                        errors="backslashreplace", closefd=False)
-    except (AttributeError, EnvironmentError):          # closed by the program that started this one
+    except (AttributeError, EnvironmentError):      # closed by the program that started this one
         return io.open(os.devnull, "w")
 
 

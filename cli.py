@@ -51,7 +51,7 @@ def add_database_option(parser):
                         "(default: LAVKA_DATABASE, or %s)" % DATABASE)
 
 
-# --- types of arguments ---------------------------------------------------------------------
+# --- types of arguments -----------------------------------------------------------------------
 # Each takes a word of the command line or the environment, which is bytes on 2.7. Each raises
 # ArgumentTypeError, or ValueError, for what it does not accept.
 

@@ -30,7 +30,7 @@ from text import find
 monotonic = getattr(time, "monotonic", time.time)       # 2.7
 
 
-# --- the connection -------------------------------------------------------------------------
+# --- the connection ---------------------------------------------------------------------------
 
 class ServerGone(Exception):
     """There is no server, or none that answers; as text, a sentence for people.
@@ -182,7 +182,7 @@ def _openssl_reason(error):
     return (getattr(error, "reason", "") or "").replace("_", " ").lower()
 
 
-# --- the console ----------------------------------------------------------------------------
+# --- the console ------------------------------------------------------------------------------
 
 HELP_WORDS = ("help", "?")
 TRADES = ("buy", "sell")
@@ -263,7 +263,7 @@ class Console(object):
         with self.terminal.waiting_notice("Waiting for the server ..."):
             return method(*arguments)
 
-    # --- State.LOGIN ------------------------------------------------------------------------
+    # --- State.LOGIN --------------------------------------------------------------------------
 
     def log_in(self):
         """Ask for a nickname, connect and log in."""
@@ -272,7 +272,8 @@ class Console(object):
         nickname = self.terminal.ask("Nickname%s: " % offer, remember=False) or default
         problem = protocol.nickname_problem(nickname)
         if problem:
-            return self.say_error(problem)
+            self.say_error(problem)
+            return
         self.nickname = default or nickname
         self.client = self.call_server(self.connect)
         login = self.call_server(self.client.login, nickname)
@@ -443,7 +444,7 @@ class Console(object):
         self.say("Ctrl-C or Ctrl-D leaves the game.")
 
 
-# --- the command ----------------------------------------------------------------------------
+# --- the command ------------------------------------------------------------------------------
 
 def show_stats(connect, advice, terminal):
     """Print the server's statistics, a line each; return the exit status."""

@@ -67,6 +67,16 @@ class Connection(Session):
         return (READ if reads else 0) | (WRITE if self.output else 0)
 
 
+def select(selector, timeout):
+    """Return the selector's events, after `timeout` seconds at most; None waits for ever."""
+    try:
+        return selector.select(timeout)
+    except EnvironmentError as error:               # 2.7: selectors2, when SIGCONT comes late
+        if error.errno != errno.ETIMEDOUT:
+            raise
+        return []
+
+
 # --- the listening socket ---------------------------------------------------------------------
 
 class Listener(object):

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 VERSION = "1.1"
 
-# --- the shop -------------------------------------------------------------------------------
+# --- the shop ---------------------------------------------------------------------------------
 
 # What is for sale, and its price in credits. Names are stored joined by commas, so they contain
 # none; players type them in any case, so no two differ only in case.
@@ -31,7 +31,7 @@ MAX_CREDITS = 2 ** 63 - 1     # the largest INTEGER of SQLite and bigint of Post
 OPTIONS = ("balance", "items", "buy", "sell", "logout")
 BACK = "back"                 # at the question for an item: return to the options
 
-# --- where it runs --------------------------------------------------------------------------
+# --- where it runs ----------------------------------------------------------------------------
 
 HOST = "127.0.0.1"            # loopback: a nickname is not a password
 PORT = 7777                   # above 1023, so no privileges; easy to remember
@@ -45,7 +45,7 @@ MAX_NICKNAME = 255            # characters (code points); the size of the column
 MAX_DEPTH = 100               # nesting of JSON; a request needs 3, interpreters give up at 1000
 MAX_DIGITS = 4300             # of a JSON integer; the limit of CPython >= 3.11, int() is quadratic
 
-# --- the event loop -------------------------------------------------------------------------
+# --- the event loop ---------------------------------------------------------------------------
 
 MAX_CLIENTS = 20000           # connections served at once; about 1.3 KB of memory each when idle
 SPARE_CLIENTS = 16            # more, only to be told server_full; others wait in the listen queue
@@ -62,7 +62,7 @@ POLLS_PER_COMMIT = 3          # polls in a tick while there is something to comm
                               # all that they bring; not more, or their replies come late
 HIGH_WATER = 262144           # unsent bytes at which a connection is no longer read nor served
 
-# --- the file -------------------------------------------------------------------------------
+# --- the file ---------------------------------------------------------------------------------
 
 PAGE_SIZE = 512               # bytes, of a new file; a commit writes whole pages, and with many
                               # accounts on file each trade changes a page of its own
@@ -75,7 +75,7 @@ COLUMNS = 80                  # of a line; what terminals have at least
 NICKNAME_COLUMNS = 24         # of a nickname in the prompt, so that there is room to type
 ITEM_COLUMNS = 40             # of an item in a table, so that there is room for its price
 
-# --- time limits (seconds) ------------------------------------------------------------------
+# --- time limits (seconds) --------------------------------------------------------------------
 
 LOGIN_SECONDS = 30            # to log in after connecting or logging out; a slot is not free
 WRITE_STALL_SECONDS = 20      # without a byte taken by a peer that has replies to read: it is gone

@@ -96,7 +96,7 @@ class Shop(object):
         """Close the storage; what was not committed is gone."""
         self.storage.close()
 
-    # --- what players do; the effect is in memory until the next commit -------------------------
+    # --- what players do; the effect is in memory until the next commit -----------------------
 
     def prefetch(self, nicknames):
         """Get ready to log in with these nicknames, and to trade, in this tick.
@@ -192,7 +192,7 @@ class Shop(object):
         except (UnusableRow, HeldElsewhere) + STORAGE_ERRORS:
             pass
 
-    # --- storing it -----------------------------------------------------------------------------
+    # --- storing it ---------------------------------------------------------------------------
 
     def has_changes(self):
         """Return whether a commit would have something to do."""

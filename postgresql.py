@@ -1,14 +1,14 @@
 # -*- coding: utf-8 -*-
 """The accounts in a PostgreSQL database that several servers share.
 
-A server holds the nicknames of its players, and no others, by an advisory lock for each, of the very
+A server holds the nicknames of its players, and no others: by an advisory lock for each, of the
 session that stores the accounts (postgresql.org/docs/current/explicit-locking.html). Fencing: a
 server that is gone has no locks, and one that lost its session can store nothing for players who
 may be logged in elsewhere.
 
-A round trip takes longer than all the rest of a request. So a tick makes a few, however many players
-trade: `prefetch` locks and reads what the tick needs, `save` stores all changes, `unlock_released`
-gives back the nicknames of ended logins.
+A round trip takes longer than all the rest of a request. So a tick makes a few, however many
+players trade: `prefetch` locks and reads what the tick needs, `save` stores all changes,
+`unlock_released` gives back the nicknames of ended logins.
 """
 from __future__ import unicode_literals
 
@@ -35,6 +35,8 @@ _HELD_ELSEWHERE, _UNREAD = "held elsewhere", "unread"
 
 class PostgreSQL(Storage):
     """The accounts in one database; see `Storage` for what each method does."""
+
+    prefetches = True
 
     SELECT_TO_CHANGE = Storage.SELECT + " FOR UPDATE"
     MOMENT = "to_char(to_timestamp(time) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')"
@@ -79,12 +81,12 @@ class PostgreSQL(Storage):
         self._retry_at = 0              # time of the next attempt to connect
         self._retry_pause = RETRY_SECONDS[0]    # seconds until the attempt after it
         self._tick = 0                  # number of ticks so far
-        self._prefetched = {}           # nickname -> row, None, _HELD_ELSEWHERE, _UNREAD; this tick's
+        self._prefetched = {}       # nickname -> row, None, or one of those two; of this tick
         self._held = set()              # nicknames of players, locked
         self._released = set()          # nicknames of no player, locked
         self._lock_unknown = set()      # nicknames whose lock or unlock failed
 
-    # --- for a server: opening --------------------------------------------------------------------
+    # --- for a server: opening ----------------------------------------------------------------
 
     def serve(self):
         self._connector.busy_seconds = BUSY_SECONDS
@@ -103,7 +105,7 @@ class PostgreSQL(Storage):
         if self.socket is not None:
             self.socket.close()
 
-    # --- for a server: accounts -------------------------------------------------------------------
+    # --- for a server: accounts ---------------------------------------------------------------
 
     def prefetch(self, nicknames):
         wanted = set(nicknames).difference(self._prefetched)
@@ -169,7 +171,7 @@ class PostgreSQL(Storage):
             return {account: account.stored for account in conflicts}
         return {account: current.get(account.nickname) for account in conflicts}
 
-    # --- for a server: nicknames ------------------------------------------------------------------
+    # --- for a server: nicknames --------------------------------------------------------------
 
     def hold(self, nickname):
         if not self.is_lost:
@@ -211,7 +213,7 @@ class PostgreSQL(Storage):
                 self._lose(error)
             raise
 
-    # --- for the event loop -------------------------------------------------------------------------
+    # --- for the event loop -------------------------------------------------------------------
 
     def on_readable(self):
         if not self.is_lost:
@@ -269,13 +271,13 @@ class PostgreSQL(Storage):
             for nicknames in (self._prefetched, self._held, self._released, self._lock_unknown):
                 nicknames.clear()
 
-    # --- for the commands ---------------------------------------------------------------------------
+    # --- for the commands ---------------------------------------------------------------------
 
     def create_tables(self):
         self.database = self._connector.connect()
         try:
             with self.database.bind_ctx(TABLES), self._transaction():
-                # Serialize concurrent runs. Skip existing tables: CREATE would block running servers.
+                # Serialize concurrent runs. Skip existing tables: CREATE would block servers.
                 self.query("SELECT pg_advisory_xact_lock(hashtextextended('', 0))")
                 if not Account.table_exists():
                     self.database.create_tables(TABLES)

@@ -216,7 +216,7 @@ def _read_url(url, driver):
         ",".join(host + (port and ":" + port) for host, port in zip(hosts, ports)), name))
 
 
-# --- arrays, as parameters of statements ----------------------------------------------------
+# --- arrays, as parameters of statements ------------------------------------------------------
 
 def columns(rows, number):
     """Return the columns of the rows as arrays, of which `unnest` makes rows again."""

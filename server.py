@@ -27,7 +27,8 @@ except ImportError:                                     # 2.7
     import selectors2 as selectors
 
 import constants
-from connection import NOT_NOW, PEER_GONE, READ, CannotListen, Connection, Listener, Phase, listen
+from connection import (NOT_NOW, PEER_GONE, READ, CannotListen, Connection, Listener, Phase, listen,
+                        select)
 from db import Shop
 from log import LogRateLimiter, log_to_stderr, monotonic
 from service import Service, peer
@@ -67,7 +68,7 @@ class Server(object):
         self.update_listener()
         self.update_sources()
 
-    # --- the loop ---------------------------------------------------------------------------
+    # --- the loop -----------------------------------------------------------------------------
 
     def run(self):
         """Serve until a stop is requested; then answer what was read, and close everything."""
@@ -115,15 +116,6 @@ class Server(object):
         self.update_sources()
         self.service.end_tick(self.clock() - begin)
 
-    def select(self, timeout):
-        """Return the selector's events, after `timeout` seconds at most; None waits for ever."""
-        try:
-            return self.selector.select(timeout)
-        except EnvironmentError as error:               # 2.7: selectors2, when SIGCONT comes late
-            if error.errno != errno.ETIMEDOUT:
-                raise
-            return []
-
     def poll_timeout(self, timeout):
         """Return how long this tick may sleep: until something is to be done without any event."""
         if self.runnable or self.service.has_changes():
@@ -134,7 +126,7 @@ class Server(object):
             return until_sweep if timeout is None else min(timeout, until_sweep)
         return timeout
 
-    # --- poll -------------------------------------------------------------------------------
+    # --- poll ---------------------------------------------------------------------------------
 
     def poll(self, timeout):
         """Read and accept what is ready; returns the connections that may have something to do.
@@ -142,7 +134,7 @@ class Server(object):
         Connections accepted now come last: one may be a player who has just closed another
         connection, and needs the nickname.
         """
-        events = self.select(timeout)
+        events = select(self.selector, timeout)
         self.now = self.clock()
         ready, accepted = [], []
         for key, mask in events:
@@ -191,7 +183,7 @@ class Server(object):
             elif connection.close_reason is None:
                 connection.lines.feed(data)
 
-    # --- flush ------------------------------------------------------------------------------
+    # --- flush --------------------------------------------------------------------------------
 
     def flush(self, connection):
         """Send what the kernel takes."""
@@ -285,7 +277,7 @@ class Server(object):
             self.socket_failed(connection, error)
 
     def abort(self, connection, reason):
-        """End the session, and close the connection at the end of this tick, unsent replies or not."""
+        """End the session; close the connection at the end of this tick, with replies unsent."""
         self.service.close(connection, reason)
         if connection.phase is not Phase.CLOSED:
             connection.phase = Phase.CLOSED

@@ -74,14 +74,15 @@ class Service(object):
         Returns how many sessions had their turn. The others have to come first in the next tick:
         the time was up (`deadline`, without the wait for the prefetch), or too many requests came.
         """
+        clock, apply = self.clock, self.apply
         parsed = self.parse(sessions)
-        begin = self.clock()
+        begin = clock()
         self.prefetch(sessions[:parsed])
-        deadline += self.clock() - begin
+        deadline += clock() - begin
         for number in range(parsed):
-            if self.clock() > deadline:
+            if clock() > deadline:
                 return number
-            self.apply(sessions[number])
+            apply(sessions[number])
         return parsed
 
     def has_changes(self):
@@ -138,14 +139,16 @@ class Service(object):
         """Parse a quantum of each session; returns for how many sessions there was room."""
         count = 0
         for number, session in enumerate(sessions):
-            if session.lines.lines and not session.requests and session.is_served():
+            if session.lines.lines:
                 count += session.parse()
                 if count >= PARSE_BATCH:
                     return number + 1
         return len(sessions)
 
     def prefetch(self, sessions):
-        """Have the shop load at once what these sessions' requests need."""
+        """Have the storage load at once what these sessions' requests need, if that helps it."""
+        if not self.shop.storage.prefetches:
+            return
         nicknames = set()
         for session in sessions:
             for request in session.requests:
@@ -159,6 +162,7 @@ class Service(object):
     def apply(self, session):
         """Apply the session's parsed requests; their replies go to its output, or wait."""
         requests, session.requests = session.requests, ()
+        output = session.output
         for request in requests:
             if session.close_reason is not None:
                 return
@@ -169,10 +173,11 @@ class Service(object):
             if request.wants_reply:
                 account = session.account
                 if session.has_pending or (account is not None and account.is_dirty):
-                    self.group.add(PendingReply(session, request, body))
+                    self.group.replies.append(PendingReply(session, request, body))
+                    session.has_pending = True
                 else:
-                    session.output += body
-                    session.output += b"\n"
+                    output += body
+                    output += b"\n"
         if session.input_ended and not session.lines.lines:
             self.close(session, "closed")
 
@@ -184,7 +189,8 @@ class Service(object):
             if request.wants_reply:
                 replies.append(PendingReply(session, request, body))
         if replies:
-            self.group.add(PendingBatch(session, replies))
+            self.group.replies.append(PendingBatch(session, replies))
+            session.has_pending = True
 
     def execute(self, session, request):
         """Carry out a request; returns the body of its reply. Exceptions become replies here."""
@@ -227,7 +233,8 @@ class Service(object):
         for session in self.group.abandon().union(self.players.values()):
             self.close(session, "storage_lost")
 
-    # --- the methods: they get the value of their param, and return their result as JSON, in bytes ---
+    # --- the methods ----------------------------------------------------------------------------
+    # Each gets the value of its param, and returns its result as JSON, in bytes.
 
     def login(self, session, nickname):
         if session.account is not None:

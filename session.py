@@ -9,7 +9,10 @@ FOREVER = float("inf")
 
 
 class Session(object):
-    """One client: what it asks, what it is told, and its login. `server.Connection` adds a socket."""
+    """One client: what it asks, what it is told, and its login.
+
+    `connection.Connection` adds a socket.
+    """
     __slots__ = ("address", "lines", "requests", "output", "account", "has_pending", "input_ended",
                  "close_reason", "deadline")
 
@@ -33,12 +36,18 @@ class Session(object):
         return bool(self.requests or self.lines.lines)
 
     def parse(self):
-        """Turn lines into requests, up to a quantum; returns how many requests there are."""
+        """Turn lines into requests, up to a quantum; returns how many there are.
+
+        Requests of the last tick, whose time was up, come first, without more.
+        """
+        # The second and third are `is_served`, without the call.
+        if self.requests or self.close_reason is not None or len(self.output) >= HIGH_WATER:
+            return 0
         requests, count = [], 0
-        next_line = self.lines.next_line
-        while count < REQUEST_QUANTUM:
+        lines = self.lines
+        while lines.lines and count < REQUEST_QUANTUM:
             try:
-                line = next_line()
+                line = lines.next_line()
             except RpcError as error:           # too long; the reply to it ends the session
                 requests.append(refused(error))
                 break
@@ -55,44 +64,49 @@ class Session(object):
         return self.input_ended
 
 
-# --- what waits for the commit ------------------------------------------------------------------
+# --- what waits for the commit ----------------------------------------------------------------
 
 class PendingReply(object):
     """The reply to one request, which is sent after the commit of its tick."""
     __slots__ = ("session", "request", "body", "account")
 
     def __init__(self, session, request, body):
+        account = session.account
         self.session = session
         self.request = request
         self.body = body                # if the account's changes are stored
-        account = session.account
-        tells_account = request.method is not None and METHODS[request.method].tells_account
-        # The account whose changes the reply tells of; None when it depends on no commit.
-        self.account = account if tells_account and account is not None and account.is_dirty \
-            else None
+        # The account if it has uncommitted changes, None otherwise.
+        self.account = account if account is not None and account.is_dirty else None
 
     def accounts(self):
-        """Return the accounts that the reply depends on."""
+        """Return the accounts that the reply may depend on."""
         return () if self.account is None else (self.account,)
 
-    def final_body(self, failed, fail):
-        """Return the body to send; `fail` makes that of a request whose account is in `failed`."""
-        return fail(self.session, self.request) if self.account in failed else self.body
+    def body_after(self, failed, fail):
+        """Return the body, after a commit that has not stored the accounts in `failed`.
+
+        `fail(session, request)` returns the body for a request whose reply tells of one of them.
+        """
+        method = self.request.method
+        if self.account in failed and method is not None and METHODS[method].tells_account:
+            return fail(self.session, self.request)
+        return self.body
 
 
 class PendingBatch(object):
     """The replies to a batch, which are sent as one array."""
-    __slots__ = ("session", "replies")
+    __slots__ = ("session", "replies", "body")
 
     def __init__(self, session, replies):
         self.session = session
         self.replies = replies
+        self.body = self.body_after((), None)
 
     def accounts(self):
         return [account for reply in self.replies for account in reply.accounts()]
 
-    def final_body(self, failed, fail):
-        return b"[%s]" % b",".join([reply.final_body(failed, fail) for reply in self.replies])
+    def body_after(self, failed, fail):
+        return b"[" + b",".join([reply.body_after(failed, fail) for reply in self.replies]) + b"]"
 
 
 class GroupCommit(object):
@@ -103,15 +117,14 @@ class GroupCommit(object):
         self.lines = []                 # log lines: (level, text, account to be stored or None)
         self.uncommitted_logins = set()     # sessions whose login depends on the commit
 
-    def add(self, reply):
-        self.replies.append(reply)
-        reply.session.has_pending = True
-
     def publish(self, failed, fail):
         """Move the replies to the sessions' outputs."""
         for reply in self.replies:
-            reply.session.has_pending = False
-            reply.session.output += reply.final_body(failed, fail) + b"\n"
+            session = reply.session
+            session.has_pending = False
+            output = session.output
+            output += reply.body_after(failed, fail) if failed else reply.body
+            output += b"\n"
         self.replies = []
 
     def finish(self, failed):
@@ -121,7 +134,7 @@ class GroupCommit(object):
         self.uncommitted_logins.clear()
 
     def abandon(self):
-        """Drop replies and log lines whose commit has an unknown outcome; returns their sessions."""
+        """Drop replies and log lines of a commit with unknown outcome; returns their sessions."""
         lost = {reply.session for reply in self.replies if reply.accounts()}
         self.replies = [reply for reply in self.replies if reply.session not in lost]
         self.lines = [line for line in self.lines if line[2] is None]

@@ -25,8 +25,9 @@ from text import show
 # The settings of a connection that writes.
 _DURABLE = [("journal_mode", "wal"), ("synchronous", "full"), ("foreign_keys", 1)]
 
-# The setting of a connection beside a server's: the checkpoints are the server's. Two connections
-# that checkpoint at once can damage the file, before SQLite 3.51.3 (sqlite.org/wal.html, section 11).
+# The setting of a connection beside a server's: checkpoints are for the server to make. Two
+# connections that checkpoint at once can damage the file, before SQLite 3.51.3
+# (sqlite.org/wal.html, section 11).
 _BESIDE_A_SERVER = [("wal_autocheckpoint", 0)]
 
 
@@ -125,7 +126,7 @@ class SQLite(Storage):
             (account.id, now, kind, item, price, credits)
             for account, kind, item, price, credits in ledger])
 
-    # --- for the commands -----------------------------------------------------------------------
+    # --- for the commands ---------------------------------------------------------------------
 
     def create_tables(self):
         lock = None
@@ -201,7 +202,7 @@ class SQLite(Storage):
         self.database.connection().set_progress_handler(progress.draw, 100000)
         self.query("VACUUM INTO ?", path)
 
-    # --- the file -------------------------------------------------------------------------------
+    # --- the file -----------------------------------------------------------------------------
 
     def _check_exists(self):
         if not os.path.exists(self.name):

@@ -15,8 +15,8 @@ from constants import DATABASE, MAX_CREDITS
 from models import TABLES, Account
 from text import Text, escape
 
-# Errors of a statement. peewee wraps those of the driver, but not in `executemany`; a damaged schema
-# makes the driver raise UnicodeError.
+# Errors of a statement. peewee wraps those of the driver, but not in `executemany`; a damaged
+# schema makes the driver raise UnicodeError.
 STORAGE_ERRORS = (peewee.PeeweeException, sqlite3.Error, UnicodeError)
 
 # A URL, or what somebody could have meant as one: no file has such a name, since an error message
@@ -57,6 +57,7 @@ class Storage(object):
     engine = None           # for people: the database system and its version
     database = None         # peewee's Database, once opened
     is_lost = False         # the connection ended and was not made again yet
+    prefetches = False      # whether `prefetch` saves anything
 
     # The row of one nickname, for reading and for changing it in the same transaction; the text of
     # a row's time.
@@ -64,7 +65,7 @@ class Storage(object):
     SELECT_TO_CHANGE = SELECT
     MOMENT = None
 
-    # --- for a server: opening --------------------------------------------------------------------
+    # --- for a server: opening ----------------------------------------------------------------
 
     def serve(self):
         """Open the database for a server. Raises CannotOpen."""
@@ -74,7 +75,7 @@ class Storage(object):
         """Close the database; what was not saved is gone."""
         raise NotImplementedError()
 
-    # --- for a server: accounts -------------------------------------------------------------------
+    # --- for a server: accounts ---------------------------------------------------------------
 
     def prefetch(self, nicknames):
         """Get ready to `load` these nicknames in this tick; a hint, which may be left out.
@@ -104,7 +105,7 @@ class Storage(object):
         """
         raise NotImplementedError()
 
-    # --- for a server: nicknames that several servers share ---------------------------------------
+    # --- for a server: nicknames that several servers share -----------------------------------
 
     def hold(self, nickname):
         """Note that a player is logged in with the nickname, which `load` has returned."""
@@ -122,9 +123,9 @@ class Storage(object):
         Raises ConnectionLost, once for each lost connection.
         """
 
-    # --- for the event loop: a storage is one of its event sources ----------------------------------
+    # --- for the event loop: a storage is one of its event sources ----------------------------
 
-    socket = None           # is readable when something happened; another object when it was replaced
+    socket = None           # readable when something happened; another object once replaced
 
     def on_readable(self):
         """Find out why the socket is readable."""
@@ -136,7 +137,7 @@ class Storage(object):
     def do_pending_work(self, clock):
         """Do periodic work that is due; `clock` returns seconds."""
 
-    # --- for the commands ---------------------------------------------------------------------------
+    # --- for the commands ---------------------------------------------------------------------
 
     def create_tables(self):
         """Create what is missing; safe to run again, and beside servers. Raises CannotOpen."""
@@ -207,7 +208,7 @@ def check_schema(database, name, models):
             if not database.table_exists(table):
                 raise CannotOpen("the database %s has no table %s: create it with: %s"
                                  % (name, table, create_command(name)))
-            database.execute_sql("SELECT * FROM %s LIMIT 0" % table)    # fails without the privilege
+            database.execute_sql("SELECT * FROM %s LIMIT 0" % table)    # are we allowed to?
             columns = {column.name for column in database.get_columns(table)}
             unique = [index.columns for index in database.get_indexes(table) if index.unique]
         except STORAGE_ERRORS as error:

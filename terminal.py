@@ -82,7 +82,7 @@ class Terminal(object):
         """Return whether the player's lines have line editing, history and completion."""
         return self._readline is not None
 
-    # --- input ------------------------------------------------------------------------------
+    # --- input --------------------------------------------------------------------------------
 
     def ask(self, question, completer=None, remember=True):
         """Return the player's next line, as text. Raise EOFError at the end of the input.
@@ -191,7 +191,7 @@ class Terminal(object):
                        if name == self.escape(name)]
         return [name.encode(self.encoding) for name in completions] if str is bytes else completions
 
-    # --- signals ----------------------------------------------------------------------------
+    # --- signals ------------------------------------------------------------------------------
 
     def exit_on_signals(self):
         """Let SIGINT and SIGTERM end the program without a traceback."""
@@ -212,7 +212,7 @@ class Terminal(object):
         finally:                        # also if the terminal is gone
             os._exit(128 + number)
 
-    # --- output -----------------------------------------------------------------------------
+    # --- output -------------------------------------------------------------------------------
 
     def say(self, text, style=PLAIN, indent=0):
         """Print a line, escaped; a screen shows it wrapped, the later lines indented."""

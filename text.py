@@ -31,10 +31,10 @@ else:                               # a narrow build of 2.7 stores these charact
 JOINERS = "\u200c\u200d"            # scripts and emoji need them
 
 
-# --- escaping and quoting -------------------------------------------------------------------
+# --- escaping and quoting ---------------------------------------------------------------------
 
 def escape(text, keep=""):
-    """Return the text with each unsafe character as \\uXXXX or \\UXXXXXXXX, but for those in `keep`."""
+    """Return the text with unsafe characters as \\uXXXX or \\UXXXXXXXX, but for those in `keep`."""
     return _unsafe.sub(
         lambda match: match.group() if match.group() in keep else _escaped(match.group()), text)
 
@@ -56,7 +56,7 @@ def show(value):
     return quote(value) if isinstance(value, Text) else escape("%r" % (value,))
 
 
-# --- columns of a terminal ------------------------------------------------------------------
+# --- columns of a terminal --------------------------------------------------------------------
 
 def columns(text):
     """Return how many columns of a terminal the text takes (Unicode Standard Annex 11)."""
@@ -103,7 +103,7 @@ def wrap(text, indent=0):
     return ["".join(line) for line in lines]
 
 
-# --- matching of words ----------------------------------------------------------------------
+# --- matching of words ------------------------------------------------------------------------
 
 def find(word, names, listed=()):
     """Return the names that a player may mean by a word, in any case.

@@ -23,7 +23,10 @@ sys.path.insert(0, ROOT)
 
 import db               # noqa: E402
 import protocol         # noqa: E402
-import server           # noqa: E402
+from connection import Listener, listen, select     # noqa: E402
+from log import LogRateLimiter              # noqa: E402
+from server import Server                   # noqa: E402
+from service import Service                 # noqa: E402
 
 CLIENTS = 50
 ROUNDS = 401
@@ -36,8 +39,11 @@ clock = getattr(time, "perf_counter", time.time)
 
 
 def costs(parts):
-    """[(name, microseconds a request)] of [(name, what returns the seconds of a tick)], the first
-    of which is the whole. All are measured in each round; the last line is what the others leave."""
+    """Return [(name, microseconds a request)] of [(name, function that returns seconds of a tick)].
+
+    The first part is the whole. All are measured in each round; the last line is what the others
+    leave of it.
+    """
     rounds = [[measure() for _, measure in parts] for _ in range(ROUNDS)]
     rounds = [times + [times[0] - sum(times[1:])] for times in rounds]
     names = [name for name, _ in parts] + ["the loop, what is left"]
@@ -58,13 +64,15 @@ class Bench(object):
         path = os.path.join(directory, "lavka.db")
         db.create_tables(path)
         self.shop = db.Shop(path)
-        listener = server.listen("127.0.0.1", 0)
-        self.server = server.Server(self.shop, listener)
-        self.clients = [socket.create_connection(listener.getsockname()) for _ in range(CLIENTS)]
+        limiter = LogRateLimiter()
+        listening = listen("127.0.0.1", 0)
+        self.service = Service(self.shop, limiter)
+        self.server = Server(self.service, Listener(listening, limiter), limiter)
+        self.clients = [socket.create_connection(listening.getsockname()) for _ in range(CLIENTS)]
         for number, client in enumerate(self.clients):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             client.sendall((LOGIN % number).encode("ascii"))
-        while len(self.server.players) < CLIENTS:
+        while len(self.service.players) < CLIENTS:
             self.server.tick()
         self.read_replies()
         self.accounts = [connection.account for connection in self.server.connections]
@@ -80,9 +88,9 @@ class Bench(object):
     def tick(self, line):
         """Seconds of the one tick that serves a request of each client."""
         self.send(line)
-        served = sum(self.server.requests.values())
+        served = sum(self.service.requests.values())
         seconds = timed(self.server.tick)
-        assert sum(self.server.requests.values()) == served + CLIENTS
+        assert sum(self.service.requests.values()) == served + CLIENTS
         self.read_replies()
         return seconds
 
@@ -91,7 +99,7 @@ class Bench(object):
         self.send(line)
 
         def work():
-            ready = self.server.wait(None)
+            ready = select(self.server.selector, None)
             assert len(ready) == CLIENTS
             for key, _ in ready:
                 key.fileobj.recv(16384)

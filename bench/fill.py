@@ -16,9 +16,9 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import db                                       # noqa: E402
-from constants import CREDITS_RANGE, ITEMS      # noqa: E402
-from models import Trade                        # noqa: E402
+import db
+from constants import CREDITS_RANGE, ITEMS
+from models import Trade
 
 TIME = 1767225600       # 2026-01-01 00:00:00 UTC
 

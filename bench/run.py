@@ -145,6 +145,7 @@ def python_peer(script, *modules):
 def module(*names):
     if None in [importlib.util.find_spec(name) for name in names]:
         return "pip install -r bench/requirements.txt"
+    return None
 
 
 def program(name, package):
@@ -531,7 +532,8 @@ def panels(names, results):
 def machine():
     """What was measured on, in a line."""
     with open("/proc/cpuinfo") as cpuinfo:
-        models = [line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name")]
+        models = [line.split(":", 1)[1].strip() for line in cpuinfo
+                  if line.startswith("model name")]
     parts = ["%d x %s" % (os.cpu_count(), models[0] if models else platform.machine()),
              "Linux " + platform.release(), "Python " + platform.python_version(),
              "SQLite " + sqlite3.sqlite_version]

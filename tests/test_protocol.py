@@ -251,9 +251,11 @@ PLAIN = [
 
 
 @pytest.mark.parametrize("line", PLAIN)
-def test_plain_requests_are_read_as_any_json(line):
+def test_plain_requests_are_parsed_without_the_decoder(line, monkeypatch):
     line = line.encode("ascii")
-    assert fields(protocol._plain_request(line)) == fields(decoded(line))
+    expected = fields(decoded(line))
+    monkeypatch.setattr(protocol, "_parse_json", None)
+    assert fields(protocol.parse(line)) == expected
 
 
 @settings(deadline=None, max_examples=300)
@@ -261,12 +263,14 @@ def test_plain_requests_are_read_as_any_json(line):
     st.integers(0, 90), st.integers(0, 3), st.text(
         alphabet='{}[]",:\\\0\x7f\x80\u0416 0123456789.-+eE\r\tnullitempotionbuysellogingidkjsrc',
         max_size=3)), max_size=3))
-def test_whatever_looks_like_a_plain_request_is_read_as_any_json(line, changes):
+def test_the_decoder_parses_the_same_request_as_the_pattern(line, changes):
     for at, removed, inserted in changes:
         line = line[:at] + inserted + line[at + removed:]
     line = line.encode("utf-8")
-    plain = protocol._plain_request(line)
-    assert plain is None or fields(plain) == fields(decoded(line))
+    one, other = protocol.parse(line), protocol._parse_json(line)
+    assert type(one) is type(other)
+    for request, same in zip(*[each if type(each) is list else [each] for each in (one, other)]):
+        assert fields(request) == fields(same)
 
 
 @pytest.mark.parametrize("line", [
@@ -281,8 +285,9 @@ def test_whatever_looks_like_a_plain_request_is_read_as_any_json(line, changes):
     '{"jsonrpc":"2.0","method":"ping"}', '{"jsonrpc":"2.0","id":1,"method":"ping","id":2}',
     '{"jsonrpc":"2.0","id":1,"method":"stea","params":{"item":"a"}}',
 ])
-def test_what_is_not_plain_is_left_to_the_decoder(line):
-    assert protocol._plain_request(line.encode("ascii")) is None
+def test_other_requests_are_left_to_the_decoder(line, monkeypatch):
+    monkeypatch.setattr(protocol, "_parse_json", lambda line: "decoded")
+    assert protocol.parse(line.encode("ascii")) == "decoded"
 
 
 def test_the_depth_and_the_digits_that_are_allowed():

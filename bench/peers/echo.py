@@ -1,5 +1,5 @@
 # -*- coding: utf-8 -*-
-"""A bare loop of `selectors` that sends back what it gets: what any server on it could do at best."""
+"""A bare loop of `selectors` that sends back what it gets: the best that a server on it can do."""
 import selectors
 import socket
 import sys

@@ -14,8 +14,8 @@ import peewee
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from constants import CREDITS_RANGE, ITEMS, PAGE_SIZE, WAL_SIZE        # noqa: E402
-from models import TABLES, Account, Trade                               # noqa: E402
+from constants import CREDITS_RANGE, ITEMS, PAGE_SIZE, WAL_SIZE
+from models import TABLES, Account, Trade
 
 HOST, PORT, DATABASE = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 LISTEN_QUEUE = 1024

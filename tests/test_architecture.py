@@ -1,0 +1,103 @@
+# -*- coding: utf-8 -*-
+"""The house: which module imports which, how large each is, and what stands in one place only.
+
+`python tests/house.py` prints the graph.
+"""
+from __future__ import unicode_literals
+
+import ast
+import io
+import os
+import re
+import sys
+
+import house
+import pytest
+
+# Every module, and all that it may import; docs/architecture.md says what each is for.
+ARROWS = {
+    "constants": "",
+    "models": "constants",
+    "text": "constants",
+    "cli": "constants text",
+    "log": "constants text",
+    "protocol": "constants text",
+    "storage": "constants models text",
+    "sqlite": "constants models storage text",
+    "postgresql_connection": "constants storage text",
+    "postgresql": "constants models postgresql_connection storage text",
+    "ledger": "models text",
+    "db": "cli constants log models postgresql sqlite storage text",
+    "admin": "cli constants db ledger log models storage text",
+    "session": "constants protocol",
+    "service": "constants db log protocol session storage text",
+    "connection": "constants protocol session",
+    "server": "cli connection constants db log service session storage text",
+    "terminal": "constants text",
+    "client": "cli constants protocol terminal text",
+}
+
+MOST_LINES = {"a file": 500, "a class": 300, "a function": 40}
+
+
+def source(name):
+    with io.open(os.path.join(house.ROOT, name + ".py"), encoding="utf-8") as file:
+        return file.read()
+
+
+def test_the_imports_are_the_arrows_of_the_map():
+    assert {name: " ".join(sorted(names)) for name, names in house.arrows().items()} == ARROWS
+
+
+def test_the_imports_make_no_circle():
+    floors = house.floors(house.arrows())
+    assert floors[0] == ["constants"] and sum(map(len, floors)) == len(ARROWS)
+
+
+def test_a_circle_is_found():
+    with pytest.raises(ValueError):
+        house.floors({"a": {"b"}, "b": {"a"}, "c": set()})
+
+
+def test_imports_inside_functions_count():
+    tree = ast.parse("def f():\n    from b import c\n    import d.e, g\n")
+    assert house.imported(tree) == {"b", "d", "g"}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 8), reason="the syntax tree has no ends of nodes")
+def test_no_file_class_or_function_is_too_long():
+    sizes = {}
+    for name, tree in house.modules().items():
+        sizes["a file", name] = len(source(name).splitlines())
+        for node in ast.walk(tree):
+            kind = {ast.ClassDef: "a class", ast.FunctionDef: "a function"}.get(type(node))
+            if kind:
+                sizes[kind, "%s.%s" % (name, node.name)] = node.end_lineno - node.lineno + 1
+    assert len(sizes) > 300
+    assert {place: size for place, size in sizes.items() if size > MOST_LINES[place[0]]} == {}
+
+
+def lines_with(pattern):
+    """The lines of the product that have it, as (module, line)."""
+    return sorted((name, line.strip()) for name in ARROWS for line in source(name).splitlines()
+                  if re.search(pattern, line))
+
+
+def test_every_exception_is_caught_in_one_place():
+    assert [name for name, _ in lines_with(r"except( Exception| BaseException|:)")] == ["service"]
+
+
+def test_durations_are_measured_with_a_monotonic_clock():
+    """`time.time()` is for timestamps: those of the ledger's rows."""
+    assert all("int(time.time())" in line for _, line in lines_with(r"\btime\.time\(\)"))
+    assert lines_with(r"getattr\(time, \"monotonic\"") != []
+
+
+def test_the_service_knows_no_sockets():
+    for name in ("protocol", "session", "service", "db"):
+        assert not house.imported(house.modules()[name]) & {"socket", "select", "selectors", "selectors2"}
+
+
+def test_only_the_connection_to_postgresql_knows_its_driver():
+    users = [name for name, tree in house.modules().items() if "psycopg2" in house.imported(tree)]
+    assert users == ["postgresql_connection"]
