@@ -23,6 +23,7 @@ def find_binaries():
     for place in places:
         if all(os.access(os.path.join(place, name), os.X_OK) for name in ("initdb", "postgres")):
             return os.path.dirname(os.path.realpath(os.path.join(place, "postgres")))
+    return None
 
 
 BINARIES = find_binaries()

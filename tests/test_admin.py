@@ -169,14 +169,16 @@ DAMAGE = [
     ("DELETE FROM trade WHERE id = 4", "it has 475 credits, by the ledger it should have 275"),
     ("UPDATE trade SET price = 1 WHERE id = 2", "row 2 of the ledger should have 499 credits"),
     ("UPDATE trade SET price = 0 WHERE id = 2", "row 2 of the ledger is none that"),
-    ("UPDATE trade SET item = 'potion' WHERE id = 2", 'row 3 of the ledger buys "potion", which was'),
+    ("UPDATE trade SET item = 'potion' WHERE id = 2",
+     'row 3 of the ledger buys "potion", which was owned'),
     ("UPDATE trade SET what = 'gift' WHERE id = 2", "row 2 of the ledger is none that"),
     ("UPDATE trade SET id = -7 WHERE id = 2", "row -7 of the ledger is no opening"),
     ("UPDATE trade SET item = 'bow' WHERE id = 2", "its items are"),
     ("UPDATE trade SET what = 'opening', price = 0 WHERE id = 2",
      "row 2 of the ledger is another opening"),
     # The order of the items is part of the account.
-    ("UPDATE account SET items = 'sword,potion' WHERE nickname = 'bob'", 'account "bob": its items'),
+    ("UPDATE account SET items = 'sword,potion' WHERE nickname = 'bob'",
+     'account "bob": its items'),
     ("UPDATE trade SET account_id = 2 WHERE id = 4", "row 4 of the ledger"),
 ]
 SQLITE_DAMAGE = [       # values that PostgreSQL does not take
@@ -184,7 +186,8 @@ SQLITE_DAMAGE = [       # values that PostgreSQL does not take
     ("UPDATE account SET items = x'00ff' WHERE nickname = 'ann'", "its items are"),
     ("UPDATE account SET items = CAST(x'ff' AS TEXT) WHERE nickname = 'ann'", "its items are"),
     ("DELETE FROM account WHERE nickname = 'ann'", "is of account 1, which is not there"),
-    ("UPDATE trade SET price = 'x' WHERE id = 2", "row 2 of the ledger is none that the shop writes"),
+    ("UPDATE trade SET price = 'x' WHERE id = 2",
+     "row 2 of the ledger is none that the shop writes"),
     ("UPDATE trade SET price = 200.5 WHERE id = 2", "row 2 of the ledger is none that"),
     ("UPDATE trade SET item = x'00' WHERE id = 2", "row 2 of the ledger is none that"),
     ("UPDATE trade SET what = x'ff' WHERE id = 2", "row 2 of the ledger is none that"),

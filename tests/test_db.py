@@ -1,5 +1,5 @@
 # -*- coding: utf-8 -*-
-"""The shop on both databases, with real faults: accounts, trades, commits, refresh; `python db.py`."""
+"""The shop with real faults: accounts, trades, commits, refresh, the tables; `python db.py`."""
 from __future__ import unicode_literals
 
 import io
@@ -17,7 +17,6 @@ import db
 from constants import CREDITS_RANGE, ITEMS, MAX_CREDITS, MAX_NICKNAME, VERSION
 from models import Account
 from sqlite import SQLite
-
 
 # --- accounts -----------------------------------------------------------------------------------
 
@@ -49,8 +48,8 @@ def test_login_with_known_nickname_loads_its_account(shop):
 
 @both
 @pytest.mark.parametrize("nickname", [
-    "Боб", "👩‍🚀", "'; DROP TABLE account; --", "\x01\x1b[31m", "a\nb", '"', " bob ", "BOB", "%s", "?",
-    ",", "x" * MAX_NICKNAME, "\U0001f600" * MAX_NICKNAME])
+    "Боб", "👩‍🚀", "'; DROP TABLE account; --", "\x01\x1b[31m", "a\nb", '"', " bob ", "BOB", "%s",
+    "?", ",", "x" * MAX_NICKNAME, "\U0001f600" * MAX_NICKNAME])
 def test_nickname_is_stored_exactly(shop, outside, nickname):
     log_in_stored(shop, "bob")
     account = log_in_stored(shop, nickname)

@@ -84,7 +84,7 @@ def test_storage_has_the_statements_of_the_commands(storage):
 
 def test_defaults_are_those_of_a_storage_without_a_connection():
     storage = Storage()
-    assert storage.is_lost is False and storage.socket is None
+    assert storage.is_lost is storage.prefetches is False and storage.socket is None
     assert not storage.has_released() and not storage.has_pending_work()
     assert list(storage.damages()) == []
     assert [storage.prefetch(["bob"]), storage.hold("bob"), storage.release("bob"),
