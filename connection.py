@@ -28,8 +28,6 @@ PEER_GONE = {errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, errno.ENOTCONN, 
              errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH,
              errno.ENETDOWN, errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP}
 
-TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", 18)      # 2.7 on Linux; tcp(7)
-
 
 class Phase(Enum):
     """How far a connection has come; it only goes down this list."""
@@ -149,4 +147,5 @@ def set_options(sock):
                         constants.KEEPALIVE_INTERVAL_SECONDS)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, constants.KEEPALIVE_PROBES)
     if sys.platform.startswith("linux"):
-        sock.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, constants.USER_TIMEOUT_SECONDS * 1000)
+        sock.setsockopt(socket.IPPROTO_TCP, constants.TCP_USER_TIMEOUT,
+                        constants.USER_TIMEOUT_SECONDS * 1000)

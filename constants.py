@@ -102,3 +102,4 @@ KEEPALIVE_IDLE_SECONDS = 10
 KEEPALIVE_INTERVAL_SECONDS = 5
 KEEPALIVE_PROBES = 3
 USER_TIMEOUT_SECONDS = 20     # the same for a peer that leaves sent data unacknowledged
+TCP_USER_TIMEOUT = 18         # the socket option for that on Linux (tcp(7)); 2.7 has no name for it

@@ -20,7 +20,8 @@ import time
 
 import peewee
 
-from constants import BUSY_SECONDS, MAX_CLIENTS, RETRY_SECONDS, STATEMENT_SECONDS
+from constants import (BUSY_SECONDS, MAX_CLIENTS, RETRY_SECONDS, STATEMENT_SECONDS,
+                       TCP_USER_TIMEOUT, USER_TIMEOUT_SECONDS)
 from models import TABLES, Account
 from postgresql_connection import Connector, array, columns
 from storage import (STORAGE_ERRORS, CannotOpen, ConnectionLost, HeldElsewhere, Storage,
@@ -257,6 +258,12 @@ class PostgreSQL(Storage):
         # whatever gets the same number next.
         self.socket = socket.fromfd(self.database.connection().fileno(), socket.AF_INET,
                                     socket.SOCK_STREAM)
+        try:            # unless the URL sets it: libpq itself has it since version 12
+            if not self.socket.getsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT):
+                self.socket.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT,
+                                       1000 * USER_TIMEOUT_SECONDS)
+        except socket.error:                # not TCP, or not Linux
+            pass
 
     def _lose(self, error):
         """Give up the connection, and with it the hold on every nickname."""

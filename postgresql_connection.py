@@ -68,8 +68,6 @@ class Connector(object):
 
     def _connect_to(self, host):
         parameters = dict(self.KEEPALIVE, **self.parameters)
-        if self.driver.extensions.libpq_version() >= 120000:
-            parameters.setdefault("tcp_user_timeout", 1000 * USER_TIMEOUT_SECONDS)
         parameters.update(host)
         parameters.setdefault("fallback_application_name", "lavka")
         database = _Database(parameters.pop("dbname"), encoding="utf8", **parameters)

@@ -23,9 +23,8 @@ from conftest import (CHEAP, ROOT, Peer, Ticker, audit, connect, environment, fr
 import db
 import pgcluster
 import torture
-from connection import TCP_USER_TIMEOUT
 from constants import (ITEMS, KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES,
-                       STATEMENT_SECONDS, TICK_SECONDS, USER_TIMEOUT_SECONDS)
+                       STATEMENT_SECONDS, TCP_USER_TIMEOUT, TICK_SECONDS, USER_TIMEOUT_SECONDS)
 from log import monotonic
 from storage import CannotBackUp, ConnectionLost
 
@@ -225,12 +224,6 @@ def test_stronger_synchronous_commit_is_kept(database, open_shop):
     assert shop.storage.query("SHOW synchronous_commit").fetchone() == ("remote_apply",)
 
 
-def knows_user_timeout():
-    """Return whether libpq is of PostgreSQL 12 or later; that of the driver for 2.7 is not."""
-    import psycopg2
-    return psycopg2.extensions.libpq_version() >= 120000
-
-
 @on_postgresql
 def test_keepalive_options_are_set_on_the_clients_socket(shop):
     descriptor = shop.storage.database.connection().fileno()
@@ -241,18 +234,14 @@ def test_keepalive_options_are_set_on_the_clients_socket(shop):
         assert option(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == KEEPALIVE_IDLE_SECONDS == 10
         assert option(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == KEEPALIVE_INTERVAL_SECONDS == 5
         assert option(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == KEEPALIVE_PROBES == 3
-        assert option(socket.IPPROTO_TCP, TCP_USER_TIMEOUT) == (
-            1000 * USER_TIMEOUT_SECONDS if knows_user_timeout() else 0)
+        assert option(socket.IPPROTO_TCP, TCP_USER_TIMEOUT) == 1000 * USER_TIMEOUT_SECONDS
 
 
 @on_postgresql
 def test_keepalive_options_of_the_url_override_the_defaults(database, open_shop):
-    url = database + "?keepalives_idle=77"
-    if knows_user_timeout():
-        url += "&tcp_user_timeout=7000"
-    option = open_shop(url).storage.socket.getsockopt
+    option = open_shop(database + "?keepalives_idle=77").storage.socket.getsockopt
     assert option(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 77
-    assert option(socket.IPPROTO_TCP, TCP_USER_TIMEOUT) == (7000 if knows_user_timeout() else 0)
+    assert option(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == KEEPALIVE_INTERVAL_SECONDS
 
 
 @on_postgresql

@@ -18,8 +18,8 @@ import db
 import protocol
 import server
 import session
-from connection import NOT_NOW, PEER_GONE, READ, TCP_USER_TIMEOUT, WRITE, Listener, Phase
-from constants import ITEMS
+from connection import NOT_NOW, PEER_GONE, READ, WRITE, Listener, Phase
+from constants import ITEMS, TCP_USER_TIMEOUT
 from sqlite import SQLite
 
 CHEAP = "potion"
