@@ -66,8 +66,7 @@ def parse(module):
 
 def string(node):
     """Return the text of a node that is a literal string, else None."""
-    value = getattr(node, "value", None) if sys.version_info[0] > 2 else getattr(node, "s", None)
-    value = value.decode("utf-8") if sys.version_info[0] < 3 and isinstance(value, bytes) else value
+    value = getattr(node, "s" if sys.version_info[0] < 3 else "value", None)
     return value if isinstance(value, type("")) else None
 
 
