@@ -17,9 +17,9 @@ from conftest import ROOT, Peer, environment, open_account
 
 sys.path.insert(0, os.path.join(ROOT, "docs"))
 
-import screenshot       # noqa: E402
-from constants import BACK, OPTIONS
-from protocol import METHODS, ErrorCode
+import screenshot                           # noqa: E402
+from constants import BACK, OPTIONS         # noqa: E402
+from protocol import METHODS, ErrorCode     # noqa: E402
 
 MODULES = sorted(os.path.basename(path) for path in glob.glob(os.path.join(ROOT, "*.py")))
 PAGES = ["README.md"] + ["docs/%s.md" % name for name in (
@@ -27,8 +27,9 @@ PAGES = ["README.md"] + ["docs/%s.md" % name for name in (
 PAGES += [name for name in ("CONTRIBUTING.md", "CHANGELOG.md")
           if os.path.exists(os.path.join(ROOT, name))]
 GLOSSARY = """group commit, optimistic locking, write-ahead log, checkpoint, prefetch, quantum, poll,
-    self-pipe, back-pressure, high-water mark, write stall, half-close, lingering close, abort, fencing,
-    advisory lock, rate-limited logging, debounce, busy timeout, listen queue, tick, event source"""
+    self-pipe, back-pressure, high-water mark, write stall, half-close, lingering close, abort,
+    fencing, advisory lock, rate-limited logging, debounce, busy timeout, listen queue, tick,
+    event source"""
 
 
 def read(*path):
@@ -111,8 +112,9 @@ def log_events():
     for module in MODULES:
         for node in ast.walk(parse(module)):
             text, called = string(node), getattr(getattr(node, "func", None), "attr", None)
-            if called in ("info", "warning", "error") and re.match("[a-z_]+$", string(node.args[0]) or ""):
-                events.setdefault(string(node.args[0]), set())      # a line without keys
+            line = string(node.args[0]) if called in ("info", "warning", "error") else None
+            if line and re.match("[a-z_]+$", line):
+                events.setdefault(line, set())                  # it has no keys
             elif text and re.match(r"[a-z_]+ [a-z_]+=%", text):
                 keys = re.findall(r" ([a-z_]+)=%", text)
                 events.setdefault(text.split()[0], set()).update(keys)
@@ -198,7 +200,8 @@ def test_glossary_has_every_term_with_a_place():
     "Add an operators' command", "Add a refusal", "Change a log line"])
 def test_architecture_answers_how_to_change(change):
     changes = section(read("docs", "architecture.md"), "How to change")
-    answer, = re.findall(r"^### %s\b.*\n((?:(?!#).*\n)+)" % re.escape(change), changes, re.MULTILINE)
+    answer, = re.findall(
+        r"^### %s\b.*\n((?:(?!#).*\n)+)" % re.escape(change), changes, re.MULTILINE)
     assert re.search(r"`\w+\.py: [\w.]+`", answer)
 
 
