@@ -3,7 +3,6 @@
 from __future__ import unicode_literals
 
 import ast
-import glob
 import io
 import json
 import os
@@ -12,24 +11,25 @@ import subprocess
 import sys
 from xml.etree import ElementTree
 
+import house
 import pytest
 from conftest import ROOT, Peer, environment, open_account
 
 sys.path.insert(0, os.path.join(ROOT, "docs"))
 
-import screenshot                           # noqa: E402
-from constants import BACK, OPTIONS         # noqa: E402
-from protocol import METHODS, ErrorCode     # noqa: E402
+import screenshot
+from constants import BACK, OPTIONS
+from protocol import METHODS, ErrorCode
 
-MODULES = sorted(os.path.basename(path) for path in glob.glob(os.path.join(ROOT, "*.py")))
+MODULES = house.modules()
 PAGES = ["README.md"] + ["docs/%s.md" % name for name in (
     "architecture", "operations", "performance", "protocol", "reliability")]
 PAGES += [name for name in ("CONTRIBUTING.md", "CHANGELOG.md")
           if os.path.exists(os.path.join(ROOT, name))]
-GLOSSARY = """group commit, optimistic locking, write-ahead log, checkpoint, prefetch, quantum, poll,
-    self-pipe, back-pressure, high-water mark, write stall, half-close, lingering close, abort,
-    fencing, advisory lock, rate-limited logging, debounce, busy timeout, listen queue, tick,
-    event source"""
+GLOSSARY = """group commit, optimistic locking, write-ahead log, checkpoint, prefetch, quantum,
+    poll, self-pipe, back-pressure, high-water mark, write stall, half-close, lingering close,
+    abort, fencing, advisory lock, rate-limited logging, debounce, busy timeout, listen queue,
+    tick, event source"""
 
 
 def read(*path):
@@ -60,11 +60,6 @@ def table(text, heading):
 
 # --- the code -------------------------------------------------------------------------------
 
-def parse(module):
-    with io.open(os.path.join(ROOT, module), "rb") as file:
-        return ast.parse(file.read())
-
-
 def string(node):
     """Return the text of a node that is a literal string, else None."""
     value = getattr(node, "s" if sys.version_info[0] < 3 else "value", None)
@@ -81,7 +76,7 @@ def defined(module):
     """Return what can be named in a module: functions, classes and constants as "name", methods,
     class attributes and attributes of self as "Class.name"."""
     names = set()
-    for node in parse(module).body:
+    for node in MODULES[module].body:
         names.add(getattr(node, "name", None))
         names.update(getattr(target, "id", None) for target in targets(node))
         for member in node.body if isinstance(node, ast.ClassDef) else ():
@@ -95,22 +90,11 @@ def defined(module):
     return names
 
 
-def imports(module):
-    """Return the names of Lavka's own modules that a module imports, wherever it does."""
-    names = set()
-    for node in ast.walk(parse(module)):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            names.add(node.module)
-    return {name for name in names if "%s.py" % name in MODULES}
-
-
 def log_events():
     """Return the server's log lines, {event: set of its keys}."""
     events = {}
-    for module in MODULES:
-        for node in ast.walk(parse(module)):
+    for tree in MODULES.values():
+        for node in ast.walk(tree):
             text, called = string(node), getattr(getattr(node, "func", None), "attr", None)
             line = string(node.args[0]) if called in ("info", "warning", "error") else None
             if line and re.match("[a-z_]+$", line):
@@ -125,26 +109,26 @@ def log_events():
 
 def test_architecture_table_has_each_module_with_its_sentence():
     rows = table(read("docs", "architecture.md"), "file")
-    assert sorted(name for name, _, _ in rows) == ["`%s`" % name for name in MODULES]
+    assert sorted(name for name, _, _ in rows) == sorted("`%s.py`" % name for name in MODULES)
     for name, sentence, change in rows:
-        docstring = ast.get_docstring(parse(name.strip("`")))
+        docstring = ast.get_docstring(MODULES[name[1:-4]])
         first = re.match(r".*?\.(?=\s|$)", docstring, re.DOTALL).group()
         assert sentence == " ".join(first.split())
         assert change
 
 
 def test_architecture_table_is_in_the_order_of_imports():
-    seen = set()
+    arrows, seen = house.arrows(), set()
     for name, _, _ in table(read("docs", "architecture.md"), "file"):
-        assert imports(name.strip("`")) <= seen, name
-        seen.add(name.strip("`")[:-3])
+        assert arrows[name[1:-4]] <= seen, name
+        seen.add(name[1:-4])
 
 
 def test_architecture_diagram_has_every_import():
     lines = re.findall(r"^(\w+) +-> (.+)$", read("docs", "architecture.md"), re.MULTILINE)
     drawn = {name: set(imported.split(", ")) for name, imported in lines}
-    actual = {name[:-3]: imports(name) - {"text", "constants"} for name in MODULES}
-    assert drawn == {name: imported for name, imported in actual.items() if imported}
+    actual = {name: names - {"text", "constants"} for name, names in house.arrows().items()}
+    assert drawn == {name: names for name, names in actual.items() if names}
     for number, (_, imported) in enumerate(lines):          # arrows only go down
         assert set(imported.split(", ")).isdisjoint(name for name, _ in lines[:number])
 
@@ -158,13 +142,14 @@ def test_number_of_modules_is_told():
 def test_architecture_picture_has_every_module():
     picture = ElementTree.fromstring(read("docs", "architecture.svg").encode("utf-8"))
     texts = ["".join(text.itertext()) for text in picture.iter("{http://www.w3.org/2000/svg}text")]
-    assert sorted(text for text in texts if text.endswith(".py")) == MODULES
+    assert sorted(text for text in texts if text.endswith(".py")) == sorted(
+        "%s.py" % name for name in MODULES)
 
 
 def test_places_named_in_architecture_exist():
     names = {module: defined(module) for module in MODULES}
     page = read("docs", "architecture.md")
-    in_files = re.findall(r"`(\w+\.py): ([\w.]+)`", page)
+    in_files = re.findall(r"`(\w+)\.py: ([\w.]+)`", page)
     assert len(in_files) > 100 and len(in_files) == page.count(".py: ")
     for module, name in in_files:
         assert name in names[module], (module, name)
