@@ -58,10 +58,10 @@ def verify(storage, out):
 
 def _problems(storage, progress, accounts):
     """Yield what is wrong with the files, then what is wrong with the accounts."""
-    for damage in storage.damages():
+    for damage in storage.find_damage():
         yield damage
     progress.stage("sorting the ledger")
-    for number, problems in enumerate(ledger.differences(storage.stream(ledger.ROWS))):
+    for number, problems in enumerate(ledger.find_differences(storage.stream(ledger.ROWS))):
         progress.advance("replaying the ledger", number, accounts)
         for problem in problems:
             yield problem

@@ -21,8 +21,9 @@ log = logging.getLogger("lavka.connection")
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
-# What the errno of accept(2), with the errors of the network that it passes on, recv(2) and send(2)
-# means. Any other, such as EMFILE (out of descriptors), is a fault of this machine, and is logged.
+# What the errnos of accept(2), recv(2) and send(2) mean; accept also passes on network errors of
+# the new connection. Any other, such as EMFILE (out of descriptors), is a fault of this machine,
+# and is logged.
 NOT_NOW = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR}
 PEER_GONE = {errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, errno.ENOTCONN, errno.ESHUTDOWN,
              errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH,

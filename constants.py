@@ -43,12 +43,14 @@ MAX_LINE = 65536              # one message with its end of line; bounds a clien
 MAX_BATCH = 64                # requests in one JSON-RPC batch; bounds what one line can ask for
 MAX_NICKNAME = 255            # characters (code points); the size of the column
 MAX_DEPTH = 100               # nesting of JSON; a request needs 3, interpreters give up at 1000
-MAX_DIGITS = 4300             # of a JSON integer; the limit of CPython >= 3.11, int() is quadratic
+MAX_DIGITS = 4300             # digits of a JSON integer; int() is quadratic, and CPython >= 3.11
+                              # has the same limit
 
 # --- the event loop ---------------------------------------------------------------------------
 
 MAX_CLIENTS = 20000           # connections served at once; about 1.3 KB of memory each when idle
-SPARE_CLIENTS = 16            # more, only to be told server_full; others wait in the listen queue
+SPARE_CLIENTS = 16            # connections beyond these that are told server_full; further ones
+                              # wait in the listen queue
 SPARE_DESCRIPTORS = 32        # kept free for SQLite, its write-ahead log, the log and the listener
 LISTEN_QUEUE = 1024           # connections that the kernel completes before they are accepted; a
                               # login storm comes at once
@@ -77,17 +79,18 @@ ITEM_COLUMNS = 40             # of an item in a table, so that there is room for
 
 # --- time limits (seconds) --------------------------------------------------------------------
 
-LOGIN_SECONDS = 30            # to log in after connecting or logging out; a slot is not free
-WRITE_STALL_SECONDS = 20      # without a byte taken by a peer that has replies to read: it is gone
+LOGIN_SECONDS = 30            # to log in, after connecting or logging out: a connection without
+                              # a login takes a player's place
+WRITE_STALL_SECONDS = 20      # in which a peer takes no byte of its replies; then it is closed
 LINGER_SECONDS = 1            # to let a peer read the last reply before its connection is closed
 STOP_SECONDS = 1              # to answer what was read before a stop; the contract says 2 in all
 ACCEPT_PAUSE_SECONDS = 1      # after running out of descriptors; a retry at once would spin
 SWEEP_SECONDS = 0.25          # between two checks of the deadlines; their precision
-BUSY_SECONDS = 0.25           # busy timeout of the server: it waits for a lock, all players with it
+BUSY_SECONDS = 0.25           # busy timeout of the server; all players wait with it
 COMMAND_BUSY_SECONDS = 5      # busy timeout of the operators' commands; no player waits for them
 STATEMENT_SECONDS = 4         # for PostgreSQL to answer; all wait meanwhile, and clients give up
                               # after 5
-CONNECT_SECONDS = 2           # for each step of connecting to one host of it; all wait meanwhile
+CONNECT_SECONDS = 2           # for each step of connecting to a host of PostgreSQL; all wait
 RETRY_SECONDS = (0.25, 5)     # between two attempts to connect again: the first, and the longest
 RECOVERY_SECONDS = 1          # debounce: without a failure until storage counts as recovered
 LOG_SUMMARY_SECONDS = 10      # between two counts of the lines that rate-limited logging left out

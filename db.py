@@ -89,8 +89,8 @@ class Shop(object):
         self._version_checked = False   # whether the version was read since the last commit
         self._failures = 0              # failures since the storage last worked
         self._failed_at = 0             # time of the last failure
-        self._logged_error = None       # last error logged, and the time of that
-        self._logged_at = 0
+        self._logged_error = None       # last error logged
+        self._logged_at = 0             # time at which it was logged
 
     def close(self):
         """Close the storage; what was not committed is gone."""

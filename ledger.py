@@ -18,7 +18,7 @@ ROWS = ("SELECT id, 0, 0, nickname, items, 0, credits, 0 FROM account UNION ALL 
         "SELECT account_id, 1, id, what, item, price, credits, time FROM trade ORDER BY 1, 2, 3")
 
 
-def differences(rows):
+def find_differences(rows):
     """Replay the ledger, account by account.
 
     Yields for each account the list of what is wrong with it, a sentence for each problem.
@@ -43,7 +43,7 @@ def _replay(account, changes):
     for change in changes:
         _, _, id, kind, item, price, credits_afterwards, _ = change
         row = "row %d of the ledger" % id
-        if not _is_of_the_shop(change):
+        if not _is_valid_change(change):
             yield "%s is none that the shop writes" % row
             continue
         if (kind == Trade.OPENING) != (credits is None):
@@ -83,7 +83,7 @@ def _move_item(kind, item, items):
     return problem
 
 
-def _is_of_the_shop(row):
+def _is_valid_change(row):
     """Return whether the shop could have written this row; SQLite itself takes any types."""
     _, _, _, kind, item, price, credits, time = row
     if not (type(price) is type(credits) is type(time) is int

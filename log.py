@@ -15,7 +15,7 @@ log = logging.getLogger("lavka.log")
 monotonic = getattr(time, "monotonic", time.time)       # 2.7
 
 
-class Lines(logging.Formatter):
+class LineFormatter(logging.Formatter):
     """Formats each line of a message as a line of the log, with time and level; the lines of a
     traceback are indented. Control characters are escaped."""
 
@@ -33,17 +33,17 @@ class Lines(logging.Formatter):
 def log_to_stderr(level):
     """Write Lavka's log to standard error, from this level on."""
     handler = logging.StreamHandler()
-    handler.setFormatter(Lines())
+    handler.setFormatter(LineFormatter())
     logging.getLogger().addHandler(handler)
-    logging.getLogger("lavka").setLevel(level)          # peewee, too, has much to tell at DEBUG
+    logging.getLogger("lavka").setLevel(level)          # not peewee's own debug lines
 
 
 class LogRateLimiter(object):
     """Rate-limited logging: the first line of its kind is written, the others are counted.
 
-    A kind is the beginning of a line; it is forgotten once it has not come for a while. As a filter
-    of a logger the limiter takes a message's first word for its kind; every line about the storage
-    is written. To the event loop it is a source of periodic work.
+    A kind is the beginning of a line; it is forgotten when no line of it came between two counts.
+    As a filter of a logger the limiter takes a message's first word for its kind; every line about
+    the storage is written. To the event loop it is a source of periodic work.
     """
     socket = None
 

@@ -20,17 +20,16 @@ import time
 
 import peewee
 
-from constants import (BUSY_SECONDS, MAX_CLIENTS, RETRY_SECONDS, STATEMENT_SECONDS,
-                       TCP_USER_TIMEOUT, USER_TIMEOUT_SECONDS)
+from constants import BUSY_SECONDS, MAX_CLIENTS, RETRY_SECONDS, STATEMENT_SECONDS
 from models import TABLES, Account
-from postgresql_connection import Connector, array, columns
+from postgresql_connection import Connector, array, columns, duplicate_socket
 from storage import (STORAGE_ERRORS, CannotOpen, ConnectionLost, HeldElsewhere, Storage,
                      check_schema, check_usable, describe)
 from text import quote
 
 log = logging.getLogger("lavka.postgresql")
 
-# What `prefetch` can find out about a nickname, besides its row or None.
+# What `_prefetched` holds of a nickname that has neither a row nor None.
 _HELD_ELSEWHERE, _UNREAD = "held elsewhere", "unread"
 
 
@@ -82,9 +81,9 @@ class PostgreSQL(Storage):
         self._retry_at = 0              # time of the next attempt to connect
         self._retry_pause = RETRY_SECONDS[0]    # seconds until the attempt after it
         self._tick = 0                  # number of ticks so far
-        self._prefetched = {}       # nickname -> row, None, or one of those two; of this tick
-        self._held = set()              # nicknames of players, locked
-        self._released = set()          # nicknames of no player, locked
+        self._prefetched = {}       # nickname -> row, None, _HELD_ELSEWHERE or _UNREAD
+        self._held = set()              # locked nicknames of players
+        self._released = set()          # locked nicknames without a player, to be unlocked
         self._lock_unknown = set()      # nicknames whose lock or unlock failed
 
     # --- for a server: opening ----------------------------------------------------------------
@@ -94,12 +93,12 @@ class PostgreSQL(Storage):
         self._connector.answer_seconds = STATEMENT_SECONDS
         self._open(TABLES)
         self._begin_session()
-        room, = self.query("SELECT current_setting('max_locks_per_transaction')::bigint * "
+        capacity, = self.query("SELECT current_setting('max_locks_per_transaction')::bigint * "
                            "(current_setting('max_connections')::bigint "
                            "+ current_setting('max_prepared_transactions')::bigint)").fetchone()
-        if room < MAX_CLIENTS:
+        if capacity < MAX_CLIENTS:
             log.warning("few_locks room_for=%d: players of all servers together; a greater "
-                        "max_locks_per_transaction has room for more", room)
+                        "max_locks_per_transaction has room for more", capacity)
 
     def close(self):
         self.database.close()
@@ -149,7 +148,7 @@ class PostgreSQL(Storage):
         return check_usable(row)
 
     def data_version(self):
-        """See `Storage`. Each tick has another one: asking costs as much as reading the rows."""
+        """See `Storage`. The number of the tick: asking would cost as much as reading rows."""
         return self._tick
 
     def save(self, rows, ledger):
@@ -254,16 +253,7 @@ class PostgreSQL(Storage):
         """Make this connection's session the one that holds nicknames."""
         self._session = self.query("SELECT pid, backend_start FROM pg_stat_activity "
                                    "WHERE pid = pg_backend_pid()").fetchone()
-        # A duplicate: the driver closes its own descriptor when it likes, and the loop would watch
-        # whatever gets the same number next.
-        self.socket = socket.fromfd(self.database.connection().fileno(), socket.AF_INET,
-                                    socket.SOCK_STREAM)
-        try:            # unless the URL sets it: libpq itself has it since version 12
-            if not self.socket.getsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT):
-                self.socket.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT,
-                                       1000 * USER_TIMEOUT_SECONDS)
-        except socket.error:                # not TCP, or not Linux
-            pass
+        self.socket = duplicate_socket(self.database.connection())
 
     def _lose(self, error):
         """Give up the connection, and with it the hold on every nickname."""

@@ -6,13 +6,15 @@ import errno
 import os
 import re
 import select
+import socket
 import subprocess
 import sys
 
 import peewee
 
 from constants import (COMMAND_BUSY_SECONDS, CONNECT_SECONDS, KEEPALIVE_IDLE_SECONDS,
-                       KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES, USER_TIMEOUT_SECONDS)
+                       KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES, TCP_USER_TIMEOUT,
+                       USER_TIMEOUT_SECONDS)
 from storage import CannotBackUp, CannotOpen, describe
 from text import escape
 
@@ -24,9 +26,9 @@ class Connector(object):
     CannotOpen where the URL or the driver is of no use.
     """
 
-    # The settings of each session; those that a PostgreSQL is too old for are left out. The only
-    # timeout is that of a lock: a commit that waits for a replica and is cancelled reports success.
-    # The TCP settings let PostgreSQL notice that a server's machine vanished, and free its locks.
+    # The settings of each session, unless PostgreSQL is too old for one. Only locks have a timeout:
+    # a commit that is cancelled while it waits for a replica reports success. The TCP settings let
+    # PostgreSQL notice that a server's machine vanished, and free its locks.
     SETTINGS = [
         ("statement_timeout", "0"), ("transaction_timeout", "0"), ("idle_session_timeout", "0"),
         ("default_transaction_isolation", "read committed"),
@@ -35,7 +37,7 @@ class Connector(object):
         ("tcp_keepalives_interval", "%d" % KEEPALIVE_INTERVAL_SECONDS),
         ("tcp_keepalives_count", "%d" % KEEPALIVE_PROBES),
         ("tcp_user_timeout", "%d" % (1000 * USER_TIMEOUT_SECONDS))]
-    # The same for this end of the connection, as parameters of libpq.
+    # The keepalive of our end, as parameters of libpq.
     KEEPALIVE = {"keepalives_idle": KEEPALIVE_IDLE_SECONDS,
                  "keepalives_interval": KEEPALIVE_INTERVAL_SECONDS,
                  "keepalives_count": KEEPALIVE_PROBES}
@@ -85,7 +87,7 @@ class Connector(object):
         return database
 
     def _configure(self, database):
-        """Have the settings of a session."""
+        """Apply the settings to a new session."""
         extensions = self.driver.extensions
         if sys.version_info[0] < 3:         # 2.7: or numbers would be long, not int
             bigint = extensions.new_type(
@@ -120,7 +122,10 @@ class Connector(object):
         self.engine = "PostgreSQL " + version.split()[0]
 
     def _wait(self, connection):
-        """Wait for an answer, for the driver: libpq itself would delay signals, without a limit."""
+        """Wait until the driver can go on: its wait callback.
+
+        libpq's own wait delays signals, and has no limit.
+        """
         is_connecting = connection.status == self.driver.extensions.STATUS_SETUP
         seconds = CONNECT_SECONDS if is_connecting else self.answer_seconds
         poller = select.poll()                  # select has no descriptors over 1023
@@ -171,6 +176,22 @@ class Connector(object):
         return self.driver.extensions.make_dsn(**parameters), password
 
 
+def duplicate_socket(connection):
+    """Return a duplicate of the driver's socket, for the loop to watch.
+
+    The driver closes its own descriptor when it likes, and the loop would then watch whatever gets
+    the same number next.
+    """
+    duplicate = socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM)
+    try:                # unless the URL sets it; libpq has a parameter for it since version 12
+        if not duplicate.getsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT):
+            duplicate.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT,
+                                 1000 * USER_TIMEOUT_SECONDS)
+    except socket.error:                # a Unix socket
+        pass
+    return duplicate
+
+
 class _Database(peewee.PostgresqlDatabase):
     """peewee's, whose errors are all peewee's."""
 
@@ -181,8 +202,8 @@ class _Database(peewee.PostgresqlDatabase):
             raise peewee.OperationalError(*error.args)
 
 
-# A password, user or host ends where libpq takes it to end. A URL that people could read otherwise
-# is refused, or a part of the password would be taken for a host, and shown.
+# libpq ends a password, user or host at these characters. An ambiguous URL is refused: a part of
+# its password would be taken for a host, and shown.
 _POSTGRESQL_URL = re.compile(r"postgres(ql)?://([^@/?#]*@)?[^@#]*$")
 
 

@@ -2,10 +2,10 @@
 """The wire: JSON-RPC 2.0, one message a line, as functions of bytes and values.
 
 Both ends use this module: the server parses requests and encodes responses, the client the other
-way round. Invariant: whatever bytes come in, only `RpcError` is raised, and `ValueError` for a
-client that reads no response; any other exception is a defect of this module.
+way round. Invariant: whatever bytes come in, only `RpcError` is raised, and `ValueError` for a line
+that is no response; any other exception is a defect of this module.
 
-The rules are those of https://www.jsonrpc.org/specification; docs/protocol.md has the page.
+The rules are those of https://www.jsonrpc.org/specification; docs/protocol.md describes the wire.
 """
 from __future__ import unicode_literals
 

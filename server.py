@@ -158,10 +158,10 @@ class Server(object):
 
     def accept(self):
         """Accept a bounded number of clients; returns their connections."""
-        return [self.connect(sock, address)
+        return [self.add_connection(sock, address)
                 for sock, address in self.listener.accept(self.room(), self.now)]
 
-    def connect(self, sock, address):
+    def add_connection(self, sock, address):
         """Begin a connection on an accepted socket; returns it."""
         sock.setblocking(False)
         connection = Connection(sock, address)
@@ -219,7 +219,7 @@ class Server(object):
             has_requests = connection.requests or connection.lines.lines
             if connection.interest == READ and not (has_requests or connection.output or
                                                     connection.input_ended or self.is_stopping):
-                return                      # nearly always; the rest takes time
+                return                      # the usual case, kept short
             if has_requests:
                 if connection.is_served():
                     self.runnable[connection] = None
@@ -310,7 +310,7 @@ class Server(object):
     # --- the other sources of events ----------------------------------------------------------
 
     def room(self):
-        """Return how many clients may be accepted, those only to be told server_full among them."""
+        """Return how many clients may be accepted, including those only told server_full."""
         return self.max_clients + constants.SPARE_CLIENTS - len(self.connections)
 
     def update_listener(self):

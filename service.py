@@ -23,7 +23,7 @@ from text import quote
 log = logging.getLogger("lavka.service")
 
 # The addresses that may ask for the statistics. A proxy on this machine connects from another
-# loopback address, 127.0.0.2 say, so that its clients may not.
+# loopback address, 127.0.0.2 say, so that its clients do not count as local.
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 CATALOG = encode_json([{"name": name, "price": price}
@@ -71,8 +71,8 @@ class Service(object):
     def serve(self, sessions, deadline):
         """Parse, prefetch and apply: a quantum of requests of each session, in this order.
 
-        Returns how many sessions had their turn. The others have to come first in the next tick:
-        the time was up (`deadline`, without the wait for the prefetch), or too many requests came.
+        Returns how many sessions had their turn. The others come first in the next tick:
+        PARSE_BATCH was reached, or `deadline` has passed, the wait for the prefetch not counted.
         """
         clock, apply = self.clock, self.apply
         parsed = self.parse(sessions)

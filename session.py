@@ -24,7 +24,7 @@ class Session(object):
         self.account = None             # OpenAccount of the login
         self.has_pending = False        # whether a reply waits for the commit
         self.input_ended = False        # whether the peer has closed its side
-        self.close_reason = None        # why it ended, once it has; the rest of the output is sent
+        self.close_reason = None        # reason of its end; None while it is open
         self.deadline = FOREVER         # time at which it is closed, unless it logs in
 
     def is_served(self):
@@ -38,9 +38,9 @@ class Session(object):
     def parse(self):
         """Turn lines into requests, up to a quantum; returns how many there are.
 
-        Requests of the last tick, whose time was up, come first, without more.
+        Does nothing while requests of the last tick are left, or the session is not served.
         """
-        # The second and third are `is_served`, without the call.
+        # The last two are `is_served`, without the call.
         if self.requests or self.close_reason is not None or len(self.output) >= HIGH_WATER:
             return 0
         requests, count = [], 0
@@ -60,7 +60,7 @@ class Session(object):
         return count
 
     def peer_has_closed(self):
-        """Return whether the peer has closed the connection; it may not have been read yet."""
+        """Return whether the peer has closed the connection; even if that was not read yet."""
         return self.input_ended
 
 
@@ -74,7 +74,7 @@ class PendingReply(object):
         account = session.account
         self.session = session
         self.request = request
-        self.body = body                # if the account's changes are stored
+        self.body = body                # body to send, if the account's changes are stored
         # The account if it has uncommitted changes, None otherwise.
         self.account = account if account is not None and account.is_dirty else None
 

@@ -107,7 +107,7 @@ class SQLite(Storage):
         if known:
             cursor.executemany(self.UPDATE, [rows[account] + account.stored for account in known])
             if cursor.rowcount != len(known):
-                suspects += known
+                suspects += known               # the count of executemany does not tell which
         conflicts = {}
         for account in suspects:
             try:
@@ -136,9 +136,9 @@ class SQLite(Storage):
         try:
             with self.database.bind_ctx(TABLES):
                 if self._lacks_ledger():
-                    lock = self._take_lock()    # a server from before the ledger would write none
+                    lock = self._take_lock()    # an older server would go on without a ledger
                 with self.database.atomic("IMMEDIATE"):
-                    is_upgrade = self._lacks_ledger()       # still, inside the transaction
+                    is_upgrade = self._lacks_ledger()       # checked again, inside the transaction
                     self.database.create_tables(TABLES)
                     check_schema(self.database, self.name, TABLES)
                     if is_upgrade:
@@ -167,7 +167,7 @@ class SQLite(Storage):
 
     @contextlib.contextmanager
     def reading(self, models=TABLES):
-        """See `Storage`. Not even a setting is stored: the file may be a backup."""
+        """See `Storage`. Changes nothing in the file, not even a setting: it may be a backup."""
         self._check_exists()
         self._open(COMMAND_BUSY_SECONDS, _BESIDE_A_SERVER, models)
         with contextlib.closing(self.database):
@@ -193,7 +193,7 @@ class SQLite(Storage):
         self.database.connection().set_progress_handler(progress.draw, 100000)
         self.database.begin()
 
-    def damages(self):
+    def find_damage(self):
         for sentence, in self.query("PRAGMA integrity_check"):
             if sentence != "ok":
                 yield sentence

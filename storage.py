@@ -19,8 +19,8 @@ from text import Text, escape
 # schema makes the driver raise UnicodeError.
 STORAGE_ERRORS = (peewee.PeeweeException, sqlite3.Error, UnicodeError)
 
-# A URL, or what somebody could have meant as one: no file has such a name, since an error message
-# with it would tell the password.
+# Matches URLs and near misses. They may hold a password, so they are never taken for the name of a
+# file, and never shown.
 URL = re.compile(r".*://|.*password\s*=|[^\w./]*postgres(ql)?(:|;|//)|/*[^/]*:[^/]*@")
 
 
@@ -56,7 +56,7 @@ class Storage(object):
     name = None             # for people: a file, or a URL without its password
     engine = None           # for people: the database system and its version
     database = None         # peewee's Database, once opened
-    is_lost = False         # the connection ended and was not made again yet
+    is_lost = False         # the connection ended, and there is no new one yet
     prefetches = False      # whether `prefetch` saves anything
 
     # The row of one nickname, for reading and for changing it in the same transaction; the text of
@@ -125,7 +125,7 @@ class Storage(object):
 
     # --- for the event loop: a storage is one of its event sources ----------------------------
 
-    socket = None           # readable when something happened; another object once replaced
+    socket = None           # socket to watch, or None; a new object after connecting again
 
     def on_readable(self):
         """Find out why the socket is readable."""
@@ -160,10 +160,10 @@ class Storage(object):
         raise NotImplementedError()
 
     def begin_reading(self, progress):
-        """See one state of the database from now on, and keep an `admin.Progress` up to date."""
+        """Begin a transaction that reads one state of the database; report to `progress`."""
         raise NotImplementedError()
 
-    def damages(self):
+    def find_damage(self):
         """Return what is wrong with the database's files, a sentence for each."""
         return []
 

@@ -18,15 +18,17 @@ Text = type("")                                     # unicode on 2.7
 # Annex 9), or are not seen: the control characters; the ends of lines; Default_Ignorable_Code_Point
 # of DerivedCoreProperties.txt, which has the joiners, Hangul fillers, variation selectors, tags and
 # unassigned format characters; interlinear annotation; the Braille blank.
-_UNSAFE = ("\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
-           "\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb")
+_UNSAFE_RANGES = (
+    "\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb")
 if sys.maxunicode > 0xffff:         # and lone halves of surrogate pairs
-    _unsafe = re.compile("[%s\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
-                         "\U000e0000-\U000e0fff]" % _UNSAFE)
+    _unsafe_pattern = re.compile(
+        "[%s\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+        % _UNSAFE_RANGES)
 else:                               # a narrow build of 2.7 stores these characters as pairs
-    _unsafe = re.compile(
+    _unsafe_pattern = re.compile(
         "[%s]|\ud82f[\udca0-\udca3]|\ud834[\udd73-\udd7a]|[\udb40-\udb43][\udc00-\udfff]"
-        "|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]" % _UNSAFE)
+        "|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]" % _UNSAFE_RANGES)
 
 JOINERS = "\u200c\u200d"            # scripts and emoji need them
 
@@ -35,7 +37,7 @@ JOINERS = "\u200c\u200d"            # scripts and emoji need them
 
 def escape(text, keep=""):
     """Return the text with unsafe characters as \\uXXXX or \\UXXXXXXXX, but for those in `keep`."""
-    return _unsafe.sub(
+    return _unsafe_pattern.sub(
         lambda match: match.group() if match.group() in keep else _escaped(match.group()), text)
 
 

@@ -5,7 +5,8 @@
 
 A real server with fifty TCP connections, in this process: all fifty send a request, then one
 `Server.tick` is timed, which serves them all. In between the parts are timed alone, on the same
-requests. What the parts leave of the whole is the loop itself: turns, deadlines, staging, interest.
+requests. What the parts leave of the whole is the loop itself: turns, deadlines, pending replies,
+interest.
 Figures are microseconds a request, the median of many rounds.
 """
 from __future__ import division, print_function, unicode_literals

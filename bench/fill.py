@@ -3,7 +3,7 @@
 
     python bench/fill.py [--accounts N] [--trades N] FILE
 
-For measuring `python db.py verify` and `backup`. The rows are those that the server would have
+For measuring `python admin.py verify` and `backup`. The rows are those that the server would have
 stored; `verify` says whether that is so.
 """
 from __future__ import print_function, unicode_literals

@@ -1,5 +1,5 @@
 # -*- coding: utf-8 -*-
-"""Replaying the ledger: `differences` as a function of rows, without a database."""
+"""Replaying the ledger: `find_differences` as a function of rows, without a database."""
 from __future__ import unicode_literals
 
 import pytest
@@ -21,7 +21,7 @@ def change(account_id, id, kind, item, price, credits, time=TIME):
 
 def problems(*rows):
     """Return the problems of all accounts in one list."""
-    return [problem for found in ledger.differences(rows) for problem in found]
+    return [problem for found in ledger.find_differences(rows) for problem in found]
 
 
 # Ann has bought a sword and a potion and sold the sword.
@@ -41,7 +41,7 @@ def replaced(row, **columns):
 # --- histories without a problem ------------------------------------------------------------------
 
 def test_empty_database_has_no_accounts():
-    assert list(ledger.differences([])) == []
+    assert list(ledger.find_differences([])) == []
 
 
 def test_opening_gives_credits_and_items():
@@ -78,7 +78,7 @@ def test_rows_are_read_lazily_and_each_account_gets_a_list():
             taken.append(row)
             yield row
 
-    results = ledger.differences(rows())
+    results = ledger.find_differences(rows())
     assert len(next(results)) == 2              # credits and items
     assert len(taken) == 3                      # up to the next account
     assert next(results) == []
