@@ -2,13 +2,11 @@
 """text.py: which characters are escaped, widths in columns, and matching of words."""
 from __future__ import unicode_literals
 
-import re
 import sys
 import unicodedata
 
 import pytest
 
-import text
 from text import JOINERS, columns, escape, find, find_by_prefix, quote, shorten, show, wrap
 
 # Default_Ignorable_Code_Point of Unicode's DerivedCoreProperties.txt.
@@ -132,8 +130,3 @@ def test_prefix_is_found_in_any_case():
     assert find_by_prefix("ME", ["меч", "mead", "Mermaid"]) == ["mead", "Mermaid"]
     assert find_by_prefix("М", ["меч", "mead"]) == ["меч"]
     assert find_by_prefix("", ["a", "b"]) == ["a", "b"]
-
-
-def test_table_of_unsafe_characters_is_written_as_ascii():
-    """The source shows the table's characters as escapes: none of them is visible."""
-    assert re.match(r"[ -~]*\Z", text._UNSAFE.encode("unicode-escape").decode("ascii"))
