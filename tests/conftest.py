@@ -350,11 +350,16 @@ class Clock(object):
 
 
 class Driver(object):
-    """A service without an event loop: bytes go into sessions, and bytes come out of them."""
+    """A service without an event loop: bytes go into sessions, and bytes come out of them.
+
+    A statement that has to wait for a lock fails at once.
+    """
 
     def __init__(self, database, prefetches=True, shop=db.Shop):
         self.clock = Clock()
         self.shop = shop(database)
+        self.shop.storage.query("SET lock_timeout = 1" if "://" in database
+                                else "PRAGMA busy_timeout = 0")
         if not prefetches:
             self.shop.prefetch = lambda nicknames: None
         self.limiter = log.LogRateLimiter(self.clock)
