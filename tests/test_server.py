@@ -391,6 +391,24 @@ def test_a_session_that_ended_is_closed_after_its_replies_are_flushed(loop):
     assert connection not in loop.server.connections and loop.service.ended == ["bye"]
 
 
+def test_a_session_that_ends_on_behalf_of_another_is_closed_in_the_same_tick(loop):
+    """Without an event of its own; what is in its output is sent."""
+    idle, idles = logged_in(loop)
+    peer, connection = loop.client()
+
+    def end_other(session, line):
+        idles.output += b"last words\n"
+        loop.service.close(idles, "kicked")
+
+    loop.service.before = end_other
+    send_and_wait(peer, connection, LINE)
+    loop.tick()
+    assert idles.phase is Phase.LINGERING
+    assert idle.reader.read() == b"last words\n"
+    loop.pass_time(constants.LINGER_SECONDS)
+    assert idles not in loop.server.connections and connection in loop.server.connections
+
+
 def test_lingering_close_lets_a_client_that_goes_on_sending_read_its_last_reply(loop):
     """No reset by input that nobody reads; and the linger has an end."""
     peer, connection = loop.client()
@@ -477,6 +495,8 @@ def test_a_deadline_that_the_service_sets_later_counts(loop):
 
 def test_write_stall_timeout_closes_the_connection(loop):
     peer, connection = logged_in(loop)
+    loop.pass_time(3600)
+    assert not loop.server.timed                        # it had no deadline before
     sock = faulty(connection, send=[errno.EAGAIN] * 1000)
     send_and_wait(peer, connection, LINE)
     loop.until(lambda: connection.output)
@@ -639,12 +659,13 @@ def test_with_a_deadline_the_loop_sleeps_until_the_next_sweep(loop):
 
 
 def test_while_the_listener_pauses_the_loop_wakes_up_to_end_the_pause(loop):
-    fail_accept(loop, errno.EMFILE)
-    loop.peer()
-    loop.until(lambda: not loop.listener.is_registered)
+    assert loop.server.poll_timeout(None) is None
+    loop.listener.resume_at = loop.clock.now + constants.ACCEPT_PAUSE_SECONDS
+    loop.tick()
+    assert not loop.listener.is_registered
     assert loop.server.poll_timeout(None) <= constants.SWEEP_SECONDS
     loop.pass_time(constants.ACCEPT_PAUSE_SECONDS)
-    assert loop.listener.is_registered
+    assert loop.listener.is_registered and loop.server.poll_timeout(None) is None
 
 
 def test_with_lines_left_out_of_the_log_the_loop_wakes_up_to_count_them(loop, log_lines):
