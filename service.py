@@ -229,9 +229,14 @@ class Service(object):
         return self.refuse(session, request, STORAGE_FAILED)
 
     def close_players(self):
-        """End the sessions of all players, who may be logged in at another server by now."""
-        for session in self.group.abandon().union(self.players.values()):
+        """End the sessions of all players, who may be logged in at another server by now.
+
+        The outcome of their commit is unknown: no reply and no log line tells of it.
+        """
+        dependent = self.group.dependent_sessions()
+        for session in dependent.union(self.players.values()):
             self.close(session, "storage_lost")
+        self.group.abandon(dependent)
 
     # --- the methods ----------------------------------------------------------------------------
     # Each gets the value of its param, and returns its result as JSON, in bytes.

@@ -133,12 +133,14 @@ class GroupCommit(object):
             self.lines = [line for line in self.lines if line[2] not in failed]
         self.uncommitted_logins.clear()
 
-    def abandon(self):
-        """Drop replies and log lines of a commit with unknown outcome; returns their sessions."""
-        lost = {reply.session for reply in self.replies if reply.accounts()}
-        self.replies = [reply for reply in self.replies if reply.session not in lost]
+    def dependent_sessions(self):
+        """Return the sessions that have a reply which depends on the commit."""
+        return {reply.session for reply in self.replies if reply.accounts()}
+
+    def abandon(self, sessions):
+        """Drop the replies to these sessions, and all log lines that depend on the commit."""
+        self.replies = [reply for reply in self.replies if reply.session not in sessions]
         self.lines = [line for line in self.lines if line[2] is None]
-        return lost
 
     def take_lines(self):
         """Return the log lines, as (level, text, account), and forget them."""

@@ -5,8 +5,10 @@ from __future__ import unicode_literals
 import contextlib
 import io
 import json
+import logging
 import os
 import random
+import re
 import socket
 import sqlite3
 import subprocess
@@ -28,6 +30,7 @@ import db           # noqa: E402
 import log          # noqa: E402
 import server       # noqa: E402
 import service      # noqa: E402
+from session import FOREVER, Session    # noqa: E402
 
 MAX_WORKERS = 64    # of pytest-xdist; each has ports of its own
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % MAX_WORKERS
@@ -225,6 +228,12 @@ def program(start):
 both = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 on_postgresql = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 
+# For tests of a service, with or without its loop: the prefetch is a hint, so leaving it out changes
+# no reply.
+both_storages = pytest.mark.parametrize(
+    "database, prefetches", [("sqlite", True), ("postgresql", True), ("postgresql", False)],
+    indirect=["database"], ids=["sqlite", "postgresql", "postgresql-without-prefetch"])
+
 WHY_NO_POSTGRESQL = "PostgreSQL (initdb, postgres) is not installed"
 if pgcluster.BINARIES is not None:
     try:
@@ -286,6 +295,33 @@ def hold(connection):
 
 
 @pytest.fixture
+def prefetches():
+    """Return whether services prefetch; `both_storages` says otherwise."""
+    return True
+
+
+def account_of(database, nickname):
+    """Return (credits, items as text) of a stored account, None where there is none."""
+    with contextlib.closing(connect(database)) as connection:
+        return connection.execute("SELECT credits, items FROM account WHERE nickname = ?",
+                                  (nickname,)).fetchone()
+
+
+@pytest.fixture
+def log_lines(caplog):
+    """Return a function: the lines logged since its last call, with N for the ports of peers."""
+    caplog.set_level(logging.INFO)
+
+    def since():
+        lines = [re.sub(r"(peer=127\.0\.0\.1:)\d+", r"\1N", line)
+                 for record in caplog.records for line in record.getMessage().split("\n")]
+        caplog.clear()
+        return lines
+
+    return since
+
+
+@pytest.fixture
 def outside_of():
     """`connect`, whose connections are closed after the test."""
     opened = []
@@ -313,35 +349,130 @@ class Clock(object):
         return self.now
 
 
-class Ticker(object):
-    """A Server in this process, whose ticks the test makes, and the sockets of its clients."""
+class Driver(object):
+    """A service without an event loop: bytes go into sessions, and bytes come out of them.
 
-    def __init__(self, path, clock=None, prefetches=True, **options):
-        self.clock = clock or Clock()
-        self.shop = db.Shop(path)
+    A statement that has to wait for a lock fails at once.
+    """
+
+    def __init__(self, database, prefetches=True, shop=db.Shop):
+        self.clock = Clock()
+        self.shop = shop(database)
+        self.shop.storage.query("SET lock_timeout = 1" if "://" in database
+                                else "PRAGMA busy_timeout = 0")
         if not prefetches:
             self.shop.prefetch = lambda nicknames: None
-        limiter = log.LogRateLimiter(self.clock)
+        self.limiter = log.LogRateLimiter(self.clock)
+        self.service = service.Service(self.shop, self.limiter, self.clock)
+        self.sessions = []
+
+    def open(self, session=None, is_full=False):
+        """Begin a session, of a guest."""
+        session = session or Session(("127.0.0.1", 1))
+        self.service.open(session, is_full)
+        self.sessions.append(session)
+        return session
+
+    def login(self, nickname, session=None):
+        """Begin a session and log in with it."""
+        session = self.open(session)
+        assert "result" in self.call(session, "login", nickname=nickname)
+        return session
+
+    def send(self, session, data):
+        session.lines.feed(data)
+
+    def serve(self):
+        """Apply a quantum of each session's requests, as the loop does before the commit."""
+        served = 0
+        while served < len(self.sessions):
+            served += self.service.serve(self.sessions[served:], FOREVER)
+
+    def commit(self):
+        """End the tick, as the loop does; returns the sessions that the loop has to see to."""
+        self.service.commit()
+        self.service.end_tick(0)
+        return self.service.take_changed_sessions()
+
+    def tick(self):
+        self.serve()
+        return self.commit()
+
+    def replies(self, session):
+        """Take the replies from the session's output."""
+        output = bytes(session.output)
+        del session.output[:]
+        assert not output or output.endswith(b"\n")
+        return [json.loads(line.decode("utf-8")) for line in output.splitlines()]
+
+    def exchange(self, session, data):
+        """Send bytes, tick; the one reply to them."""
+        self.send(session, data)
+        self.tick()
+        reply, = self.replies(session)
+        return reply
+
+    def call(self, session, method, **params):
+        return self.exchange(session, request(method, **params))
+
+    def pass_time(self, seconds):
+        """Let time pass, and have the log's limiter do what is due."""
+        self.clock.now += seconds
+        self.limiter.do_pending_work(self.clock)
+
+    def close(self):
+        self.shop.close()
+
+
+@pytest.fixture
+def make_driver(database, prefetches):
+    made = []
+
+    def make(**options):
+        made.append(Driver(database, prefetches, **options))
+        return made[-1]
+
+    yield make
+    for driver in made:
+        driver.close()
+
+
+@pytest.fixture
+def driver(make_driver):
+    return make_driver()
+
+
+class Loop(object):
+    """An event loop in this process, whose ticks the test makes, and the sockets of its clients."""
+
+    def __init__(self, service, limiter, sources=(), **options):
+        self.service = service
+        self.clock = limiter.clock
         self.listener = connection.Listener(connection.listen("127.0.0.1", 0), limiter)
         self.port = self.listener.sock.getsockname()[1]
-        self.service = service.Service(self.shop, limiter, self.clock)
-        self.server = server.Server(self.service, self.listener, limiter,
-                                    [self.shop.storage, limiter], clock=self.clock, **options)
+        self.server = server.Server(service, self.listener, limiter, sources, clock=self.clock,
+                                    **options)
         self.peers = []
 
-    def client(self, nickname=None):
+    def peer(self):
+        """Connect a client that is not accepted yet."""
+        self.peers.append(Peer(self.port))
+        return self.peers[-1]
+
+    def client(self):
         """(Peer, its Connection in the server)"""
         known = set(self.server.connections)
-        peer = Peer(self.port)
-        self.peers.append(peer)
+        peer = self.peer()
         self.until(lambda: set(self.server.connections) - known)
         connection, = set(self.server.connections) - known
-        if nickname is not None:
-            assert "result" in self.call(peer, "login", nickname=nickname)
         return peer, connection
 
     def tick(self):
         self.server.tick(0)
+
+    def pass_time(self, seconds):
+        self.clock.now += seconds
+        self.tick()
 
     def until(self, condition):
         """Tick until condition() holds."""
@@ -350,8 +481,8 @@ class Ticker(object):
             return condition()
         return wait_for(ticked, "a condition after ticks")
 
-    def replies(self, peer, number):
-        """The next `number` lines that the peer gets."""
+    def lines(self, peer, number):
+        """The next `number` lines that the peer gets, with their ends."""
         received = [b""]
 
         def complete():
@@ -362,18 +493,11 @@ class Ticker(object):
                 pass
             return received[0].count(b"\n") >= number
         self.until(complete)
+        peer.sock.setblocking(True)
+        peer.sock.settimeout(PATIENCE)
         lines = received[0].splitlines(True)
         assert len(lines) == number and lines[-1].endswith(b"\n")
-        return [json.loads(line.decode("utf-8")) for line in lines]
-
-    def exchange(self, peer, data):
-        """Send bytes; the one line that comes back."""
-        peer.sock.setblocking(True)
-        peer.send(data)
-        return self.replies(peer, 1)[0]
-
-    def call(self, peer, method, **params):
-        return self.exchange(peer, request(method, **params))
+        return lines
 
     def close(self):
         for peer in self.peers:
@@ -383,15 +507,49 @@ class Ticker(object):
             self.server.close(connection)
         self.server.selector.close()
         self.listener.close()
+
+
+class Ticker(Loop):
+    """The loop with the real service; it speaks JSON."""
+
+    def __init__(self, database, clock=None, prefetches=True, **options):
+        self.shop = db.Shop(database)
+        if not prefetches:
+            self.shop.prefetch = lambda nicknames: None
+        limiter = log.LogRateLimiter(clock or Clock())
+        super(Ticker, self).__init__(service.Service(self.shop, limiter, limiter.clock), limiter,
+                                     [self.shop.storage, limiter], **options)
+
+    def client(self, nickname=None):
+        """(Peer, its Connection in the server)"""
+        peer, connection = super(Ticker, self).client()
+        if nickname is not None:
+            assert "result" in self.call(peer, "login", nickname=nickname)
+        return peer, connection
+
+    def replies(self, peer, number):
+        """The next `number` replies that the peer gets."""
+        return [json.loads(line.decode("utf-8")) for line in self.lines(peer, number)]
+
+    def exchange(self, peer, data):
+        """Send bytes; the one reply that comes back."""
+        peer.send(data)
+        return self.replies(peer, 1)[0]
+
+    def call(self, peer, method, **params):
+        return self.exchange(peer, request(method, **params))
+
+    def close(self):
+        super(Ticker, self).close()
         self.shop.close()
 
 
 @pytest.fixture
-def make_ticker(database):
+def make_ticker(database, prefetches):
     made = []
 
     def make(**options):
-        made.append(Ticker(database, **options))
+        made.append(Ticker(database, prefetches=prefetches, **options))
         return made[-1]
 
     yield make

@@ -15,7 +15,7 @@ import pytest
 import torture
 from conftest import ROOT, Peer, audit, environment, reason, request, wait_for
 
-from constants import ACCEPT_PAUSE_SECONDS, BUSY_SECONDS
+from constants import REPLY_SECONDS
 
 CHEAP = "potion"
 
@@ -85,7 +85,7 @@ def test_storage_that_fails_refuses_changes_goes_on_reading_and_recovers(program
     for _ in range(3):
         started = time.time()
         assert reason(bob.call("sell", item=CHEAP)) == "storage_failed"
-        assert time.time() - started < BUSY_SECONDS + 1         # the slack of a busy machine
+        assert time.time() - started < REPLY_SECONDS            # or clients would give up
         assert reason(ann.call("login", nickname="ann")) == "storage_failed"
         assert bob.call("ping")["result"] == "pong"
         assert reason(bob.call("buy", item=CHEAP)) == "item_already_owned"
@@ -131,16 +131,28 @@ def test_commands_beside_a_server_that_trades(program, directory):
     audit(program.database)
 
 
-STRACE = [path for path in os.environ["PATH"].split(os.pathsep)
-          if os.access(os.path.join(path, "strace"), os.X_OK)]
+needs_strace = pytest.mark.skipif(
+    not any(os.access(os.path.join(path, "strace"), os.X_OK)
+            for path in os.environ["PATH"].split(os.pathsep)), reason="there is no strace here")
 
 
-@pytest.mark.skipif(not STRACE, reason="there is no strace here")
+class Trace(object):
+    """The system calls of a server, in order, traced by strace; `?name` is left out where unknown."""
+
+    def __init__(self, start, directory, calls):
+        self.path = os.path.join(directory, "trace")
+        self.program = start(wrapper=["strace", "-D", "-o", self.path, "-s", "40",
+                                      "-e", "trace=" + calls])
+
+    def calls(self):
+        return read(self.path).splitlines()
+
+
+@needs_strace
 def test_no_reply_to_a_change_leaves_before_its_fsync(start, directory):
     """In the order of system calls: after the write of the log, an fsync that returned, then send."""
-    trace = os.path.join(directory, "trace")
-    program = start(wrapper=["strace", "-D", "-o", trace, "-s", "40",
-                             "-e", "trace=sendto,pwrite64,fsync,fdatasync"])
+    trace = Trace(start, directory, "sendto,pwrite64,fsync,fdatasync")
+    program = trace.program
     players = [Peer(program.port, "player %d" % number) for number in range(5)]
     for method in ["buy", "sell"] * 10:
         for player in players:
@@ -148,10 +160,9 @@ def test_no_reply_to_a_change_leaves_before_its_fsync(start, directory):
         for player in players:
             assert "result" in player.line()
     assert program.kill()
-    wait_for(lambda: "+++ killed" in read(trace), "the end of the trace")
-    calls = read(trace).splitlines()
+    wait_for(lambda: "+++ killed" in trace.calls()[-1], "the end of the trace")
     unsynced = replies = syncs = 0
-    for call in calls:
+    for call in trace.calls():
         if call.startswith("pwrite64("):
             unsynced += 1
         elif re.match(r"f(data)?sync\(\d+\) += 0", call):
@@ -165,12 +176,6 @@ def test_no_reply_to_a_change_leaves_before_its_fsync(start, directory):
 
 # --- descriptors ----------------------------------------------------------------------------------
 
-def processor_seconds(program):
-    with open("/proc/%d/stat" % program.process.pid) as stat:
-        fields = stat.read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / float(os.sysconf(str("SC_CLK_TCK")))
-
-
 def test_the_soft_limit_of_descriptors_is_raised_to_the_hard_one(start):
     program = start(wrapper=["prlimit", "--nofile=200:300"])
     assert limits(program) == ["300", "300"]
@@ -180,8 +185,11 @@ def test_the_soft_limit_of_descriptors_is_raised_to_the_hard_one(start):
     assert "accept_failed" not in program.log()         # there are spare ones for all that
 
 
-def test_out_of_descriptors(program):
+@needs_strace
+def test_out_of_descriptors(start, directory):
     """Players who are in go on, newcomers wait, nothing spins, and it ends when there are more."""
+    trace = Trace(start, directory, "?accept,?accept4,recvfrom")
+    program = trace.program
     player = Peer(program.port, "bob")
     _, hard = limits(program)
     limit(program, "nofile", torture.descriptors_of(program))
@@ -189,19 +197,29 @@ def test_out_of_descriptors(program):
     for newcomer in newcomers:
         newcomer.send(request("ping"))
     wait_for(lambda: "accept_failed" in program.log(), "the server to notice")
-    used, begin = processor_seconds(program), time.time()
-    trades = 0
-    while time.time() - begin < 2 * ACCEPT_PAUSE_SECONDS:       # over two of its attempts
-        assert "result" in player.call("buy" if trades % 2 == 0 else "sell", item=CHEAP)
-        trades += 1
-        wait_for(lambda: time.time() - begin > trades * 0.1, "the next tenth of a second")
-    assert processor_seconds(program) - used < 0.5 * (time.time() - begin)
+
+    def trade_until_three_attempts():
+        for method in ("buy", "sell"):
+            assert "result" in player.call(method, item=CHEAP)
+        return len(attempts()) >= 3
+
+    def attempts():
+        """The number of requests that the server had read before each attempt to accept."""
+        numbers, requests = [], 0
+        for call in trace.calls():
+            requests += call.startswith("recvfrom(") and '"{' in call
+            if call.startswith("accept") and "EMFILE" in call:
+                numbers.append(requests)
+        return numbers
+
+    wait_for(trade_until_three_attempts, "two more attempts to accept")
+    first, second, third = attempts()[:3]
+    # Each request is a tick of its own: a listener that does not pause would try in every one.
+    assert second - first > 2 and third - second > 2
     limit(program, "nofile", hard)
-    begin = time.time()
     for newcomer in newcomers:
         assert newcomer.line()["result"] == "pong"
-    assert time.time() - begin < 2 + 1                          # the slack of a busy machine
-    assert program.log().count("accept_failed") == 1
+    assert program.log().count("accept_failed error=") == 1
 
 
 # --- other peers ----------------------------------------------------------------------------------
@@ -220,14 +238,23 @@ def test_a_client_of_another_protocol(program):
     assert " ERROR " not in program.log()
 
 
-def test_half_open_and_lingering_peers_cost_no_processor(program):
+@needs_strace
+def test_half_open_and_lingering_peers_wake_nobody_up(start, directory):
+    """An event that comes again and again would come with each of another player's requests."""
+    trace = Trace(start, directory, "?epoll_wait,?epoll_pwait")
+    program = trace.program
     peers = [Peer(program.port, "player %d" % number) for number in range(5)]
     for peer in peers[:2]:
         peer.send(b"x" * 70000 + b"\n")                 # now lingering
     for peer in peers[2:4]:
         peer.send(b'{"half')
-    wait_for(lambda: program.free("player 0") and program.free("player 1"), "the lines to be refused")
-    begin = time.time()
-    used = processor_seconds(program)
-    wait_for(lambda: time.time() - begin > 0.5, "half a second of the server's time to be looked at")
-    assert processor_seconds(program) - used < 0.25
+    for peer in peers[:2]:
+        assert reason(peer.line()) == "line_too_long" and peer.line() is None
+    assert peers[4].call("ping")["result"] == "pong"
+    begin = len(trace.calls())
+    pings = 200
+    for _ in range(pings):
+        assert peers[4].call("ping")["result"] == "pong"
+    returned = [re.search(r"\) += (\d+)", call) for call in trace.calls()[begin:]]
+    events = sum(int(match.group(1)) for match in returned if match)
+    assert pings - 1 <= events <= pings + 20            # some for the rest of the long lines
