@@ -21,7 +21,7 @@ BEGIN = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} "
 
 def formatted(level, message, exc_info=None):
     record = logging.LogRecord(str("lavka"), level, str("log.py"), 1, message, (), exc_info)
-    return log.Lines().format(record).split("\n")
+    return log.LineFormatter().format(record).split("\n")
 
 
 def test_each_line_of_a_message_has_its_time_and_level():

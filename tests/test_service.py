@@ -445,6 +445,7 @@ def test_the_prefetch_is_told_the_nicknames_of_logins_and_of_trades(driver):
     bob, ann, eve, guest = driver.login("bob"), driver.login("ann"), driver.login("eve"), driver.open()
     fetched = []
     driver.shop.prefetch = lambda nicknames: fetched.append(sorted(nicknames))
+    driver.shop.storage.prefetches = True
     driver.send(bob, BUY)
     driver.send(ann, PING + LOGOUT)                     # need no row
     driver.send(eve, batch(PING, SELL, LOGOUT, login("zoe")))
