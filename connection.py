@@ -93,7 +93,7 @@ class Listener(object):
     def accept(self, room, now):
         """Accept up to `room` clients; returns their [(socket, address)]. `now` is the time."""
         accepted = []
-        while len(accepted) < min(room, constants.ACCEPT_BATCH):
+        while now >= self.resume_at and len(accepted) < min(room, constants.ACCEPT_BATCH):
             try:
                 accepted.append(self.sock.accept())
             except socket.error as error:

@@ -245,7 +245,7 @@ def test_half_open_and_lingering_peers_wake_nobody_up(start, directory):
     program = trace.program
     peers = [Peer(program.port, "player %d" % number) for number in range(5)]
     for peer in peers[:2]:
-        peer.send(b"x" * 70000 + b"\n")                 # now lingering
+        peer.send(b"x" * 200000)                        # now lingering, with more to discard
     for peer in peers[2:4]:
         peer.send(b'{"half')
     for peer in peers[:2]:
@@ -257,4 +257,4 @@ def test_half_open_and_lingering_peers_wake_nobody_up(start, directory):
         assert peers[4].call("ping")["result"] == "pong"
     returned = [re.search(r"\) += (\d+)", call) for call in trace.calls()[begin:]]
     events = sum(int(match.group(1)) for match in returned if match)
-    assert pings - 1 <= events <= pings + 20            # some for the rest of the long lines
+    assert pings - 1 <= events <= pings + 40            # some for the rest of the long lines

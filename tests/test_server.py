@@ -688,6 +688,15 @@ def test_out_of_descriptors_the_listener_pauses(loop, caplog, number):
     assert "accept_failed error=%s" % errno.errorcode[number] in caplog.text
 
 
+def test_a_listener_that_pauses_is_not_tried_again_by_further_polls_of_the_tick(loop):
+    player, connection = logged_in(loop)
+    listener = fail_accept(loop, errno.EMFILE)
+    loop.peer()
+    send_and_wait(player, connection, b"store\n")       # so that the tick polls again
+    loop.tick()
+    assert listener.accepts == 1 and loop.service.commits == [1]
+
+
 @pytest.mark.parametrize("number", sorted(NOT_NOW | PEER_GONE))
 def test_other_errors_of_accept_cost_nobody_else(loop, caplog, number):
     listener = fail_accept(loop, number)
