@@ -340,13 +340,13 @@ def test_the_service_is_told_how_long_a_tick_took(loop):
         loop.clock.now += 3
 
     loop.service.before = serve_slowly
-    real_select = loop.server.select
+    real_select = loop.server.selector.select
 
     def sleep(timeout):
         loop.clock.now += 100
         return real_select(timeout)
 
-    loop.server.select = sleep
+    loop.server.selector.select = sleep
     loop.tick()
     loop.tick()
     assert loop.service.ticks[-2:] == [3, 0]
@@ -884,16 +884,16 @@ def test_a_signal_ends_the_sleep_by_the_self_pipe(make_loop):
         loop.tick()
         os.kill(os.getpid(), signal.SIGUSR1)
         events = []
-        real_select = loop.server.select
+        real_select = loop.server.selector.select
 
         def select_and_tell(timeout):
             events.append(real_select(20))
             return events[-1]
 
-        loop.server.select = select_and_tell
+        loop.server.selector.select = select_and_tell
         loop.server.tick()
         assert [key.fileobj for key, _ in events[0]] == [pipe.socket]
-        loop.server.select = real_select
+        loop.server.selector.select = real_select
         with pytest.raises(socket.error) as caught:     # it was emptied
             pipe.socket.recv(1)
         assert caught.value.errno in NOT_NOW
@@ -909,7 +909,7 @@ def test_a_signal_ends_the_sleep_by_the_self_pipe(make_loop):
 
 def stop(loop, on_sleep=lambda: None):
     """Run the loop to its end; it sleeps in the scripted clock alone. Returns the seconds it took."""
-    real_select = loop.server.select
+    real_select = loop.server.selector.select
 
     def sleep(timeout):
         events = real_select(0)
@@ -921,7 +921,7 @@ def stop(loop, on_sleep=lambda: None):
             loop.clock.now += timeout
         return events
 
-    loop.server.select = sleep
+    loop.server.selector.select = sleep
     loop.server.stop_requested = True
     begin = loop.clock.now
     loop.server.run()
