@@ -38,6 +38,10 @@ class Phase(Enum):
     CLOSED = "its descriptor is freed at the end of this tick"
 
 
+# Before 3.12, to look a member up by its name takes longer than all that is done with it.
+OPEN, FLUSHING, LINGERING, CLOSED = Phase.OPEN, Phase.FLUSHING, Phase.LINGERING, Phase.CLOSED
+
+
 class Connection(Session):
     """A session over a socket."""
     __slots__ = ("sock", "phase", "interest", "write_deadline")
@@ -45,7 +49,7 @@ class Connection(Session):
     def __init__(self, sock, address):
         super(Connection, self).__init__(address)
         self.sock = sock
-        self.phase = Phase.OPEN
+        self.phase = OPEN
         self.interest = 0                   # events that the selector waits for
         self.write_deadline = FOREVER       # time at which a write stall closes the connection
 
@@ -61,7 +65,7 @@ class Connection(Session):
         A client that sends faster than it is served, or than it takes its replies, is not read.
         """
         reads = not self.input_ended
-        if self.phase is Phase.OPEN:
+        if self.phase is OPEN:
             reads = reads and not self.has_requests() and self.is_served()
         return (READ if reads else 0) | (WRITE if self.output else 0)
 

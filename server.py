@@ -27,8 +27,8 @@ except ImportError:                                     # 2.7
     import selectors2 as selectors
 
 import constants
-from connection import (NOT_NOW, PEER_GONE, READ, CannotListen, Connection, Listener, Phase, listen,
-                        select)
+from connection import (CLOSED, FLUSHING, LINGERING, NOT_NOW, OPEN, PEER_GONE, READ, CannotListen,
+                        Connection, Listener, listen, select)
 from db import Shop
 from log import LogRateLimiter, log_to_stderr, monotonic
 from service import Service, peer
@@ -187,7 +187,7 @@ class Server(object):
 
     def flush(self, connection):
         """Send what the kernel takes."""
-        if not connection.output or connection.phase is Phase.CLOSED:
+        if not connection.output or connection.phase is CLOSED:
             return
         try:
             sent = connection.sock.send(connection.output)
@@ -227,7 +227,7 @@ class Server(object):
                 self.service.close(connection, "closed" if connection.input_ended else "stop")
         if connection.close_reason is not None:
             self.close_after_flush(connection)
-        if connection.phase is not Phase.CLOSED:
+        if connection.phase is not CLOSED:
             self.register(connection)
 
     def update_changed(self):
@@ -255,11 +255,11 @@ class Server(object):
 
     def close_after_flush(self, connection):
         """Go on with the end of a connection whose session has ended."""
-        if connection.phase is Phase.OPEN:
-            connection.phase = Phase.FLUSHING
-        if connection.phase is Phase.FLUSHING and not connection.output:
+        if connection.phase is OPEN:
+            connection.phase = FLUSHING
+        if connection.phase is FLUSHING and not connection.output:
             self.linger(connection)
-        if connection.phase is Phase.LINGERING and connection.input_ended:
+        if connection.phase is LINGERING and connection.input_ended:
             self.abort(connection, "closed")
 
     def linger(self, connection):
@@ -268,7 +268,7 @@ class Server(object):
         A socket that is closed with unread input resets the connection, and the last reply may be
         lost.
         """
-        connection.phase = Phase.LINGERING
+        connection.phase = LINGERING
         connection.deadline = self.now + constants.LINGER_SECONDS
         self.timed.add(connection)
         try:
@@ -279,8 +279,8 @@ class Server(object):
     def abort(self, connection, reason):
         """End the session; close the connection at the end of this tick, with replies unsent."""
         self.service.close(connection, reason)
-        if connection.phase is not Phase.CLOSED:
-            connection.phase = Phase.CLOSED
+        if connection.phase is not CLOSED:
+            connection.phase = CLOSED
             self.closing.append(connection)
 
     def close(self, connection):
