@@ -116,8 +116,10 @@ class Client(object):
             if refusal is None:
                 result = read_result(result)
             is_answered = response_id == request_id
-            # An error without an id, like server_full, is about the connection; the server ends it.
-            if not is_answered and (refusal is None or response_id is not None):
+            # Without an id an error is about the connection, which the server then closes.
+            is_closing = response_id is None and refusal is not None \
+                and refusal.reason in protocol.CLOSING_REASONS
+            if not is_answered and not is_closing:
                 raise ValueError("the response to another request")
         except socket.error as error:
             if _is_timeout(error):

@@ -45,8 +45,8 @@ class ErrorCode(Enum):
         return RpcError(code, message, dict(data, reason=reason))
 
 
-# After the reply that has one of these reasons, the server closes the connection.
-CLOSING_REASONS = frozenset(["line_too_long", "server_full"])
+# After a refusal for one of these reasons, the server closes the connection.
+CLOSING_REASONS = frozenset(["line_too_long", "server_full", "http", "tls", "proxy"])
 
 
 class RpcError(Exception):
@@ -138,8 +138,8 @@ class LineReader(object):
             self.lines = lines + self.lines if self.lines else lines
         if tail:
             self._tail += tail
-            if len(self._tail) > MAX_LINE:      # too long already, wherever its end will be
-                self.lines.insert(0, bytes(self._tail))
+            if len(self._tail) > MAX_LINE or self._tail.startswith(_TLS):
+                self.lines.insert(0, bytes(self._tail))     # refused, wherever its end will be
 
     def next_line(self):
         """Return the next line that is not empty, without its end; None when none is complete.
@@ -242,6 +242,15 @@ _PLAIN_METHODS = {(name.encode("ascii"), method.param and method.param.encode("a
                   for name, method in METHODS.items() if method.param != "nickname"}
 
 
+# The beginnings of other protocols' lines: requests of HTTP (RFC 9110, section 9), which a web page can
+# make a browser send; the handshake of TLS (RFC 8446, section 5.1); the PROXY protocol, versions 1
+# and 2. Such a line is answered by nothing, and ends the connection.
+_OTHER_PROTOCOL = re.compile(
+    br"(?P<http>(?:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH) |Host:)"
+    br"|(?P<tls>\x16\x03)|(?P<proxy>PROXY |\0\r\Z)").match
+_TLS = b"\x16\x03"              # a handshake may have no end of line
+
+
 def parse(line):
     """Return the Request in a line from a client, or a list of them for a batch.
 
@@ -255,6 +264,10 @@ def parse(line):
         if method is not None and (id is None) != (id_at_end is None):
             return Request(int(id or id_at_end), True, method,
                            None if value is None else Text(value, "ascii"))
+    match = _OTHER_PROTOCOL(line)
+    if match is not None:
+        error = RpcError(None, "This is another protocol.", {"reason": match.lastgroup})
+        return Request(None, False, error=error)
     return _parse_json(line)
 
 

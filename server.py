@@ -134,8 +134,12 @@ class Server(object):
         Connections accepted now come last: one may be a player who has just closed another
         connection, and needs the nickname.
         """
+        begin = self.clock()
         events = select(self.selector, timeout)
         self.now = self.clock()
+        if timeout is not None and self.now - begin > timeout + constants.SWEEP_SECONDS:
+            # The process was suspended: serve what has arrived before deadlines are checked.
+            self.next_sweep = self.now + constants.SWEEP_SECONDS
         ready, accepted = [], []
         for key, mask in events:
             target = key.data
@@ -373,19 +377,25 @@ class SelfPipe(object):
 
 
 def stop_on_signals(server):
-    """Let SIGINT and SIGTERM stop the server gracefully, and a second one end it at once."""
+    """Let a signal stop the server gracefully, and a second one end it at once.
+
+    A signal that is ignored stays so: nohup(1) has SIGHUP ignored.
+    """
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+               if signal.getsignal(number) != signal.SIG_IGN]
+
     def stop(signum, frame):
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in numbers:
             signal.signal(number, signal.SIG_DFL)
         server.stop_requested = True
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in numbers:
         signal.signal(number, stop)
 
 
 def main(arguments=None):
     """Run the server; returns the exit status."""
-    parser = cli.Parser(description="Serve the shop until SIGINT or SIGTERM.")
+    parser = cli.Parser(description="Serve the shop until SIGINT, SIGTERM or SIGHUP.")
     cli.add_address_options(parser)
     cli.add_database_option(parser)
     parser.add_argument("--log-level", type=lambda word: word.upper(), default="INFO",

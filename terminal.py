@@ -22,7 +22,8 @@ if str is bytes:
 # Styles of lines, as parameters of ECMA-48's SGR; readable on dark and on light screens.
 PLAIN, BOLD, FAINT, RED, GREEN = "", "1", "2", "31", "32"
 
-END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+END_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGALRM,
+               signal.SIGUSR1, signal.SIGUSR2)
 
 # readline's setting for the Tab key, by (is_libedit, has_completer). Without a completer Tab
 # inserts itself, because a nickname may contain one.
@@ -194,7 +195,7 @@ class Terminal(object):
     # --- signals ------------------------------------------------------------------------------
 
     def exit_on_signals(self):
-        """Let SIGINT and SIGTERM end the program without a traceback."""
+        """Let each signal that ends the program put the terminal right, without a traceback."""
         for number in END_SIGNALS:
             signal.signal(number, self._exit)
 

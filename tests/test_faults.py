@@ -224,21 +224,47 @@ def test_out_of_descriptors(start, directory):
 
 # --- other peers ----------------------------------------------------------------------------------
 
-def test_a_client_of_another_protocol(program):
-    for data in (b"GET / HTTP/1.1\r\nHost: lavka\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00", b"\0" * 70000):
-        peer = Peer(program.port)
-        try:
-            peer.send(data)
-            peer.sock.shutdown(1)
-            torture.check_replies(peer.reader.read())
-        except EnvironmentError:
-            pass
-        peer.close()
-    assert Peer(program.port).call("ping")["result"] == "pong"
+OTHER_PROTOCOLS = [
+    ("http", b"GET / HTTP/1.1\r\nHost: lavka\r\n\r\n"),
+    ("http", b"POST / HTTP/1.1\r\nHost: lavka\r\nContent-Length: 99\r\n\r\n"),
+    ("http", b"Host: lavka\r\n"),
+    ("tls", b"\x16\x03\x01\x02\x00\x01\x00"),
+    ("proxy", b"PROXY TCP4 203.0.113.5 127.0.0.1 5000 7777\r\n"),
+    ("proxy", b"\r\n\r\n\0\r\nQUIT\n"),
+]
+
+
+@pytest.mark.parametrize("reason, data", OTHER_PROTOCOLS)
+def test_another_protocol_ends_the_connection_and_nothing_is_carried_out(program, reason, data):
+    """A web page can make a browser post requests to a port of the player's own machine."""
+    peer = Peer(program.port)
+    try:
+        peer.send(data + request("login", nickname="victim") + request("buy", item=CHEAP))
+    except EnvironmentError:
+        pass                            # closed already
+    assert peer.reader.read() == b""
+    with sqlite3.connect(program.database) as connection:
+        assert connection.execute("SELECT * FROM account").fetchall() == []
+    wait_for(lambda: "closed reason=%s peer=127.0.0.1:" % reason in program.log(), "the log line")
+    assert "login" not in program.log()
+    assert Peer(program.port, "bob").call("ping")["result"] == "pong"
+
+
+def test_another_protocol_ends_the_connection_however_it_is_split(program):
+    peer = Peer(program.port, "bob")
+    for byte in b"POST / HTTP/1.1\r\n":
+        peer.send(byte if isinstance(byte, bytes) else bytes(bytearray([byte])))
+    assert peer.line() is None
+    assert program.free("bob")
+
+
+def test_bytes_of_no_protocol(program):
+    peer = Peer(program.port)
+    peer.send(b"\0" * 70000)
+    assert reason(peer.line()) == "line_too_long" and peer.line() is None
     assert " ERROR " not in program.log()
 
 
-@needs_strace
 def test_half_open_and_lingering_peers_wake_nobody_up(start, directory):
     """An event that comes again and again would come with each of another player's requests."""
     trace = Trace(start, directory, "?epoll_wait,?epoll_pwait")

@@ -214,12 +214,20 @@ def stop(program, *numbers):
     return status, time.time() - begin
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_it(program, number):
     status, seconds = stop(program, number)
     assert status == 0 and seconds < 2
     assert program.log().rstrip().endswith("stopped")
     assert not os.path.exists(program.database + "-wal")        # the file was closed, too
+
+
+def test_ignored_hangup_stays_ignored(start):
+    """As nohup(1) has it."""
+    program = start(wrapper=["nohup"])
+    program.process.send_signal(signal.SIGHUP)
+    assert Peer(program.port).call("ping")["result"] == "pong"
+    assert stop(program, signal.SIGTERM)[0] == 0 and program.log().count(" stop clients=") == 1
 
 
 def test_idle_players_do_not_delay_the_stop(program):

@@ -548,6 +548,27 @@ def test_login_deadline_closes_a_connection_without_a_login(loop):
     assert player in loop.server.connections            # a player may take all the time
 
 
+def test_after_a_suspension_arrived_input_is_served_before_deadlines_are_checked(loop):
+    """Suspended in its sleep, select(2) returns without events when it goes on."""
+    peer, connection = loop.client()
+    real_select = loop.server.selector.select
+
+    def suspended_select(timeout):
+        loop.clock.now += 3600
+        peer.send(LINE)
+        wait_for(lambda: arrived(connection), "the line")
+        loop.server.selector.select = real_select
+        return []
+
+    loop.server.selector.select = suspended_select
+    loop.tick()
+    assert connection in loop.server.connections
+    loop.tick()
+    assert peer.reader.readline() and connection in loop.server.connections
+    loop.pass_time(constants.SWEEP_SECONDS)             # and then they are
+    assert connection not in loop.server.connections
+
+
 def test_a_deadline_that_the_service_sets_later_counts(loop):
     peer, connection = logged_in(loop)
     loop.pass_time(3600)

@@ -305,15 +305,16 @@ def test_typeahead_is_read_at_the_start_and_after_logout(program, open_screen):
     screen.until_shown("You have 100 credits.")
 
 
-def test_sigterm_restores_the_terminal(bob):
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1])
+def test_signal_that_ends_the_client_restores_the_terminal(bob, number):
     def modes():
         return termios.tcgetattr(bob.process.child_fd)[3] & (termios.ICANON | termios.ECHO)
     assert modes() == 0                                 # readline's modes
-    bob.process.kill(signal.SIGTERM)
+    bob.process.kill(number)
     bob.process.expect(pexpect.EOF)
     assert modes() == termios.ICANON | termios.ECHO
     bob.process.wait()
-    assert bob.process.exitstatus == 128 + signal.SIGTERM
+    assert bob.process.exitstatus == 128 + number
 
 
 def test_pasted_lines_are_read_one_by_one(bob):
