@@ -116,10 +116,9 @@ class Client(object):
             if refusal is None:
                 result = read_result(result)
             is_answered = response_id == request_id
-            # Without an id an error is about the connection, which the server then closes.
-            is_closing = response_id is None and refusal is not None \
-                and refusal.reason in protocol.CLOSING_REASONS
-            if not is_answered and not is_closing:
+            # Without an id, an error such as server_full is the last before the connection closes.
+            if not is_answered and (response_id is not None or refusal is None or
+                                    refusal.reason not in protocol.CLOSING_REASONS):
                 raise ValueError("the response to another request")
         except socket.error as error:
             if _is_timeout(error):

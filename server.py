@@ -267,11 +267,8 @@ class Server(object):
             self.abort(connection, "closed")
 
     def linger(self, connection):
-        """Lingering close: half-close, and wait a moment for the peer to close.
-
-        A socket that is closed with unread input resets the connection, and the last reply may be
-        lost.
-        """
+        """Lingering close: half-close, and wait a moment for the peer to close. A socket closed with
+        unread input resets the connection, and the last reply may be lost."""
         connection.phase = LINGERING
         connection.deadline = self.now + constants.LINGER_SECONDS
         self.timed.add(connection)

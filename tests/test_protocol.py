@@ -101,7 +101,7 @@ def test_the_longest_line(data, lines, too_long, portion):
 
 @given(st.lists(st.binary(max_size=20)), st.integers(1, 7))
 def test_lines_do_not_depend_on_the_portions(parts, portion):
-    data = b"\n".join(parts)
+    data = b"\n".join(part for part in parts if not part.startswith(b"\x16\x03"))     # TLS ends it
     whole, portioned = LineReader(), LineReader()
     whole.feed(data)
     for i in range(0, len(data), portion):
