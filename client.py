@@ -17,17 +17,15 @@ import itertools
 import socket
 import ssl
 import sys
-import time
 from enum import Enum
 
 import protocol
 from constants import (BACK, HOST, ITEM_COLUMNS, NICKNAME_COLUMNS, OPTIONS, PORT, RECV_SIZE,
                        REPLY_SECONDS)
+from log import monotonic
 from protocol import RpcError
 from terminal import FAINT, GREEN, PLAIN, run_on_terminal
 from text import find
-
-monotonic = getattr(time, "monotonic", time.time)       # 2.7
 
 
 # --- the connection ---------------------------------------------------------------------------

@@ -228,8 +228,8 @@ def program(start):
 both = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 on_postgresql = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 
-# For tests of a service, with or without its loop: the prefetch is a hint, so leaving it out changes
-# no reply.
+# For tests of a service, with or without its loop: the prefetch is a hint, so leaving it out
+# changes no reply.
 both_storages = pytest.mark.parametrize(
     "database, prefetches", [("sqlite", True), ("postgresql", True), ("postgresql", False)],
     indirect=["database"], ids=["sqlite", "postgresql", "postgresql-without-prefetch"])
@@ -331,8 +331,8 @@ def outside_of():
         return opened[-1]
 
     yield connect_and_close
-    for connection in opened:
-        connection.close()
+    for each in opened:
+        each.close()
 
 
 @pytest.fixture
@@ -502,9 +502,9 @@ class Loop(object):
     def close(self):
         for peer in self.peers:
             peer.close()
-        for connection in list(self.server.connections):
-            self.server.abort(connection, "test")
-            self.server.close(connection)
+        for each in list(self.server.connections):
+            self.server.abort(each, "test")
+            self.server.close(each)
         self.server.selector.close()
         self.listener.close()
 

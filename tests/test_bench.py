@@ -54,8 +54,9 @@ def test_the_servers_are_compared():
     out = run("run.py", "--rounds", "1", "--seconds", "0.05", "--servers", "Lavka", "streams",
               "threads", "echo", "--works", "ping", "ping16", "trade1", "trade50")
     assert "failed" not in out
-    rows = re.findall(r"^\|.*\| (?:[\d,]+) \| [\d.]+ \| [\d.]+ \| [\d.]+ \| ([\d.]*) \| \d+% \|$", out,
-                      re.MULTILINE)
+    rows = re.findall(
+        r"^\|.*\| (?:[\d,]+) \| [\d.]+ \| [\d.]+ \| [\d.]+ \| ([\d.]*) \| \d+% \|$",
+        out, re.MULTILINE)
     assert len(rows) == 4 + 4 + 3 + 3 and rows.count("") == 4       # Lavka has no ratio to itself
     assert "`ping`, to a bare echo loop" in out and "| redis" not in out
 
@@ -135,5 +136,6 @@ def test_a_peer_does_the_same_trades(script, database):
 
 def test_the_budget_is_told_for_ping_and_trade():
     out = run("budget.py")
-    for part in ("ping", "trade", "select, recv, send", "SQL: update, insert", "fsync, shared by 50"):
+    for part in ("ping", "trade", "select, recv, send", "SQL: update, insert",
+                 "fsync, shared by 50"):
         assert re.search(r"^ *%s +-?\d+\.\d\d" % re.escape(part), out, re.MULTILINE), part

@@ -57,9 +57,7 @@ def read(path):
 
 def limits(program):
     with open("/proc/%d/limits" % program.process.pid) as file:
-        for line in file:
-            if line.startswith("Max open files"):
-                return line.split()[3:5]
+        return next(line.split()[3:5] for line in file if line.startswith("Max open files"))
 
 
 # --- storage --------------------------------------------------------------------------------------
@@ -118,8 +116,9 @@ def test_commands_beside_a_server_that_trades(program, directory):
         if command[0] == "grant":
             Peer(program.port, "other").close()
         torture.drive(traders, 0.1, 4)
+        admin = [sys.executable, os.path.join(ROOT, "admin.py"), "--database", program.database]
         process = subprocess.Popen(
-            [sys.executable, os.path.join(ROOT, "admin.py"), "--database", program.database] + command,
+            admin + command,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment())
         while process.poll() is None:
             torture.drive(traders, 0.02, 4)
@@ -137,7 +136,7 @@ needs_strace = pytest.mark.skipif(
 
 
 class Trace(object):
-    """The system calls of a server, in order, traced by strace; `?name` is left out where unknown."""
+    """The system calls of a server, in order, from strace; `?name` is left out where unknown."""
 
     def __init__(self, start, directory, calls):
         self.path = os.path.join(directory, "trace")
@@ -150,7 +149,7 @@ class Trace(object):
 
 @needs_strace
 def test_no_reply_to_a_change_leaves_before_its_fsync(start, directory):
-    """In the order of system calls: after the write of the log, an fsync that returned, then send."""
+    """The order of system calls: the write of the log, an fsync that returned, then the send."""
     trace = Trace(start, directory, "sendto,pwrite64,fsync,fdatasync")
     program = trace.program
     players = [Peer(program.port, "player %d" % number) for number in range(5)]

@@ -157,8 +157,8 @@ def test_a_defect_is_logged_once_for_each_place(limiter, caplog):
 def test_a_flood_from_the_storage_is_one_line_and_a_count(program):
     """The count is logged at the stop, too."""
     with sqlite3.connect(program.database) as connection:
-        connection.execute("INSERT INTO account (nickname, credits, items) VALUES ('ann', 'x', ''), "
-                           "('bob', 'x', '')")
+        connection.execute("INSERT INTO account (nickname, credits, items) "
+                           "VALUES ('ann', 'x', ''), ('bob', 'x', '')")
     begin = len(program.log())
     peer = Peer(program.port)
     for _ in range(20):
@@ -169,5 +169,6 @@ def test_a_flood_from_the_storage_is_one_line_and_a_count(program):
     assert program.wait() == 0
     log_text = program.log()[begin:]
     assert log_text.count("unusable_row nickname=") == 1
-    counts = re.findall("ERROR unusable_row times=([0-9]+)", log_text)     # several on a slow machine
+    # Several on a slow machine.
+    counts = re.findall("ERROR unusable_row times=([0-9]+)", log_text)
     assert sum(map(int, counts)) == 39

@@ -1,5 +1,5 @@
 # -*- coding: utf-8 -*-
-"""TLS through the real proxy of docs/operations.md, with a throw-away certificate; the systemd unit."""
+"""The real proxy of docs/operations.md, with TLS and a throw-away certificate; the systemd unit."""
 from __future__ import unicode_literals
 
 import contextlib
@@ -124,7 +124,8 @@ def test_the_console_with_tls(proxy, program, start_player):
 
 
 def test_the_proxy_does_not_tell_its_clients_the_statistics(proxy):
-    assert run(proxy.port, [], "--host", "localhost", "--tls", "--ca", proxy.certificate, "--stats") \
+    tls = ["--host", "localhost", "--tls", "--ca", proxy.certificate]
+    assert run(proxy.port, [], "--stats", *tls) \
         == (1, "The server tells this only on the machine that it runs on.\n", "")
 
 
@@ -182,7 +183,7 @@ def test_wrong_certificate_options(arguments, says):
     assert status == 2 and out == "" and says in err and err.startswith("usage: ")
 
 
-# --- several servers --------------------------------------------------------------------------------
+# --- several servers ------------------------------------------------------------------------------
 
 class Balancer(Proxy):
     """HAProxy in front of two servers that share a database."""
@@ -307,7 +308,7 @@ def test_a_server_is_drained(balancer, programs):
     assert one.wait() == 0
 
 
-# --- the unit ---------------------------------------------------------------------------------------
+# --- the unit -------------------------------------------------------------------------------------
 
 def test_the_unit_is_what_systemd_understands(directory):
     if not has_program("systemd-analyze"):

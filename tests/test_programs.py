@@ -121,7 +121,8 @@ def test_the_environment_and_the_flags(database, directory):
     assert "none.db" in run_server(variables=variables, cwd=directory)[1]
     arguments = ["--database", database]
     assert "203.0.113.1:1234" in run_server(*arguments, variables=variables)[1]
-    assert "203.0.113.2:1234" in run_server("--host", "203.0.113.2", *arguments, variables=variables)[1]
+    assert "203.0.113.2:1234" in run_server(
+        "--host", "203.0.113.2", *arguments, variables=variables)[1]
     assert "203.0.113.1:5678" in run_server("--port", "5678", *arguments, variables=variables)[1]
 
 
@@ -181,7 +182,8 @@ def test_a_killed_client_frees_its_nickname_at_once(program):
 
 
 def test_a_nickname_of_any_kind_over_the_wire(program):
-    for nickname in ("Боб", "👩‍🚀", "'; DROP TABLE account; --", "\x01\x1b[31m\n", '"\\', "x" * 255):
+    for nickname in ("Боб", "👩‍🚀", "'; DROP TABLE account; --", "\x01\x1b[31m\n", '"\\',
+                     "x" * 255):
         reply = Peer(program.port).call("login", nickname=nickname)["result"]
         assert reply["account"]["nickname"] == nickname
         assert stored(program, nickname) == (reply["account"]["credits"], "")
@@ -319,7 +321,8 @@ def test_a_signal_in_the_middle_of_a_line(program):
 
 # --- the log and the statistics -------------------------------------------------------------------
 
-FORGER = ("eve\n2026-01-01 00:00:00,000 INFO login nickname=\"admin\"\x1b[31m\u202e\" reason=\"", "\x9b31m")
+FORGER = ("eve\n2026-01-01 00:00:00,000 INFO login nickname=\"admin\"\x1b[31m\u202e\" reason=\"",
+          "\x9b31m")
 
 
 def test_no_nickname_forges_a_line_or_colours_a_terminal(program):

@@ -276,7 +276,8 @@ def test_the_decoder_parses_the_same_request_as_the_pattern(line, changes):
 @pytest.mark.parametrize("line", [
     '{"jsonrpc":"2.0","id":01,"method":"ping"}', '{"jsonrpc":"2.0","id":1,"method":"ping"}x',
     '{"jsonrpc":"2.0","id":1,"method":"ping"}\r\r', '{"jsonrpc":"2.0","id":1,"method":"ping",}',
-    '{"jsonrpc":"2.0","id":1,"method":"buy"}', '{"jsonrpc":"2.0","id":1,"method":"ping","params":[]}',
+    '{"jsonrpc":"2.0","id":1,"method":"buy"}',
+    '{"jsonrpc":"2.0","id":1,"method":"ping","params":[]}',
     '{"jsonrpc":"2.0","id":1,"method":"buy","params":{"item":"a\\"}}',
     '{"jsonrpc":"2.0","id":1,"method":"buy","params":{"item":"\x7f"}}',
     '{"jsonrpc":"2.0","id":1,"method":"buy","params":{"item":"a\tb"}}',
@@ -364,8 +365,9 @@ def outcome_of_any(line):
 # --- nicknames --------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("nickname", [
-    "bob", " bob ", "Боб", "👩‍🚀", "'; DROP TABLE account; --", "\x01\x1b[31m", "a\nb", '"', "\\", ",",
-    "x" * MAX_NICKNAME, "\U0001f600" * MAX_NICKNAME, "\u200b", "\ufffd", "e\u0301", "\x1c", "\x1f", "\u180e",
+    "bob", " bob ", "Боб", "👩‍🚀", "'; DROP TABLE account; --", "\x01\x1b[31m", "a\nb", '"', "\\",
+    ",", "x" * MAX_NICKNAME, "\U0001f600" * MAX_NICKNAME, "\u200b", "\ufffd", "e\u0301", "\x1c",
+    "\x1f", "\u180e",
 ], ids=repr)
 def test_nicknames_that_are_allowed(nickname):
     assert protocol.nickname_problem(nickname) is None

@@ -1,6 +1,6 @@
 # -*- coding: utf-8 -*-
-"""The event loop, tick by tick, over a service that echoes lines: real sockets, scripted errors and a
-scripted clock. The last part is about what the loop and the real service do together."""
+"""The event loop, tick by tick, over a service that echoes lines: real sockets, scripted errors and
+a scripted clock. The last part is about what the loop and the real service do together."""
 from __future__ import unicode_literals
 
 import errno
@@ -11,7 +11,8 @@ import signal
 import socket
 
 import pytest
-from conftest import PATIENCE, Clock, Loop, Peer, account_of, both_storages, reason, request, wait_for
+from conftest import (
+    PATIENCE, Clock, Loop, Peer, account_of, both_storages, reason, request, wait_for)
 
 import constants
 import server
@@ -48,14 +49,14 @@ class Echo(object):
             self.close(session, "server_full")
 
     def serve(self, sessions, deadline):
-        for number, session in enumerate(sessions):
+        for number, each in enumerate(sessions):
             if self.clock() > deadline:
                 return number
-            for _ in range(constants.REQUEST_QUANTUM if session.is_served() else 0):
-                if session.lines.lines and session.close_reason is None:
-                    self.answer(session, bytes(session.lines.lines.pop()))
-            if session.input_ended and not session.lines.lines:
-                self.close(session, "closed")
+            for _ in range(constants.REQUEST_QUANTUM if each.is_served() else 0):
+                if each.lines.lines and each.close_reason is None:
+                    self.answer(each, bytes(each.lines.lines.pop()))
+            if each.input_ended and not each.lines.lines:
+                self.close(each, "closed")
         return len(sessions)
 
     def answer(self, session, line):
@@ -78,8 +79,8 @@ class Echo(object):
     def commit(self):
         if self.stored:
             self.commits.append(len(self.stored))
-        for session in self.stored:
-            session.output += b"stored\n"
+        for each in self.stored:
+            each.output += b"stored\n"
         self.stored = []
 
     def close(self, session, reason):
@@ -393,7 +394,8 @@ def test_a_client_that_sends_faster_than_it_is_served_is_not_read(loop):
     send_and_wait(peer, connection, LINE)
     loop.tick()
     assert arrived(connection) == LINE and connection.interest == READ
-    assert len(loop.lines(peer, constants.REQUEST_QUANTUM * 2 + 1)) == constants.REQUEST_QUANTUM * 2 + 1
+    number = constants.REQUEST_QUANTUM * 2 + 1
+    assert len(loop.lines(peer, number)) == number
 
 
 # --- every end of a connection --------------------------------------------------------------------
@@ -929,7 +931,7 @@ def test_a_signal_ends_the_sleep_by_the_self_pipe(make_loop):
 # --- the stop -------------------------------------------------------------------------------------
 
 def stop(loop, on_sleep=lambda: None):
-    """Run the loop to its end; it sleeps in the scripted clock alone. Returns the seconds it took."""
+    """Run the loop to its end, asleep in the scripted clock alone; return the seconds it took."""
     real_select = loop.server.selector.select
 
     def sleep(timeout):
@@ -1264,7 +1266,7 @@ def test_a_flood_is_counted_in_the_log_by_the_loop(ticker, log_lines):
     for _ in range(7):
         ticker.exchange(peer, b"?\n")
     assert len(log_lines()) == 1
-    assert ticker.server.poll_timeout(None) <= constants.SWEEP_SECONDS      # the count comes in time
+    assert ticker.server.poll_timeout(None) <= constants.SWEEP_SECONDS  # the count comes in time
     ticker.pass_time(constants.LOG_SUMMARY_SECONDS)
     assert log_lines() == ["refused reason=parse_error times=6"]
     ticker.pass_time(constants.LOG_SUMMARY_SECONDS)

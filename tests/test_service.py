@@ -66,7 +66,8 @@ def test_login_buy_sell_logout_and_login_again(driver, database):
     bob = driver.open()
     reply = driver.call(bob, "login", nickname="bob")
     account = reply["result"]["account"]
-    assert reply["id"] == 1 and reply["jsonrpc"] == "2.0" and set(reply) == {"id", "jsonrpc", "result"}
+    assert set(reply) == {"id", "jsonrpc", "result"}
+    assert reply["id"] == 1 and reply["jsonrpc"] == "2.0"
     assert reply["result"]["created"] is True
     assert reply["result"]["catalog"] == [{"name": n, "price": p} for n, p in ITEMS.items()]
     assert account == {"nickname": "bob", "credits": account["credits"], "items": []}
@@ -183,7 +184,8 @@ def test_a_defect_is_logged_and_not_shown(driver, caplog):
     reply, = driver.replies(bob)
     assert "result" in reply                            # the others are unharmed
     reply, = driver.replies(ann)
-    assert (reply["error"]["code"], reply["error"]["data"]) == (-32603, {"reason": "internal_error"})
+    assert reply["error"]["code"] == -32603
+    assert reply["error"]["data"] == {"reason": "internal_error"}
     assert "Traceback" in caplog.text and "Traceback" not in json.dumps(reply)
     assert driver.call(ann, "ping")["result"] == "pong"
 
@@ -333,7 +335,7 @@ def test_a_connection_that_is_open_is_not_reaped(driver):
 
 def test_a_chain_of_logins_by_closed_connections_does_not_recurse(driver):
     """Each logs out and in with the nickname of the one before; one is reaped at a time."""
-    number = 2000                                       # more than an interpreter's stack has room for
+    number = 2000                                   # more than an interpreter's stack has room for
     chain = [driver.open(VanishedSession(("127.0.0.1", 1))) for _ in range(number)]
     for n, player in enumerate(chain):
         driver.send(player, login("player %d" % n))
@@ -404,7 +406,8 @@ def test_sessions_beyond_the_parse_batch_have_their_turn_in_the_next_call(driver
     while sum(served) < len(guests):
         served.append(driver.service.serve(guests[sum(served):], FOREVER))
         answered = [len(driver.replies(guest)) for guest in guests]
-        assert answered == [0] * (sum(served) - served[-1]) + [4] * served[-1] + [0] * (7 - sum(served))
+        before, after = sum(served[:-1]), len(guests) - sum(served)
+        assert answered == [0] * before + [4] * served[-1] + [0] * after
     assert served == [3, 3, 1]
 
 
@@ -442,7 +445,8 @@ def test_the_wait_for_the_prefetch_is_not_in_the_time_budget(driver):
 
 def test_the_prefetch_is_told_the_nicknames_of_logins_and_of_trades(driver):
     """Of all sessions at once, and of the requests in batches."""
-    bob, ann, eve, guest = driver.login("bob"), driver.login("ann"), driver.login("eve"), driver.open()
+    bob, ann, eve = driver.login("bob"), driver.login("ann"), driver.login("eve")
+    guest = driver.open()
     fetched = []
     driver.shop.prefetch = lambda nicknames: fetched.append(sorted(nicknames))
     driver.shop.storage.prefetches = True
@@ -470,10 +474,11 @@ def test_one_commit_for_all_players_of_a_tick(driver, database):
 
 @both_storages
 def test_replies_that_depend_on_the_commit_leave_after_it(driver, database):
-    """So does everything behind them on the same session; what depends on nothing leaves at once."""
+    """So does all behind them on the same session; what depends on nothing leaves at once."""
     bob, ann, guest = driver.login("bob"), driver.login("ann"), driver.open()
-    driver.send(bob, request("ping", id=1) + request("buy", id=2, item=CHEAP) + request("ping", id=3)
-                + b"nonsense\n" + request("logout", id=5) + request("ping", id=6))
+    driver.send(bob, request("ping", id=1) + request("buy", id=2, item=CHEAP)
+                + request("ping", id=3) + b"nonsense\n" + request("logout", id=5)
+                + request("ping", id=6))
     driver.send(ann, request("sell", id=1, item=CHEAP))         # refused; nothing is to be stored
     driver.send(guest, PING)
     driver.serve()
@@ -531,7 +536,7 @@ def test_a_failed_commit_fails_what_depends_on_it_and_nothing_else(driver, datab
     before = account_of(database, "bob")
     with locked(database):
         driver.send(bob, request("ping", id=1) + request("buy", id=2, item=CHEAP)
-                    + request("buy", id=3, item=CHEAP)          # refused only because of the one before
+                    + request("buy", id=3, item=CHEAP)      # refused only because of the one before
                     + request("ping", id=4) + b"nonsense\n" + request("sell", id=5, item=CHEAP)
                     + request("steal", id=6)
                     + batch(request("ping", id=7), request("buy", id=8, item=CHEAP)))
@@ -563,7 +568,8 @@ def test_a_batch_with_failed_parts_is_one_array_in_order(driver, database):
     driver.commit()
     replies, = driver.replies(bob)
     assert [reply["id"] for reply in replies] == [1, 2, 3, 4, 5, 6]
-    assert outcomes(replies) == ["done", "storage_failed", "done", "done", "done", "method_not_found"]
+    assert outcomes(replies) == [
+        "done", "storage_failed", "done", "done", "done", "method_not_found"]
     assert account_of(database, "bob") == (99, "") and account_of(database, "ann")[1] == CHEAP
     assert driver.service.players == {"ann": bob}
 
@@ -599,7 +605,8 @@ def test_a_login_in_the_tick_of_a_failed_trade_fails_with_it(driver, database):
     with locked(database):
         driver.send(first, BUY + LOGOUT + login("bob") + LOGOUT)
         driver.tick()
-        assert outcomes(driver.replies(first)) == ["storage_failed", "done", "storage_failed", "done"]
+        assert outcomes(driver.replies(first)) == [
+            "storage_failed", "done", "storage_failed", "done"]
         assert driver.service.players == {}
         driver.send(first, login("bob") + BUY + LOGOUT + login("bob"))
         driver.tick()
@@ -619,7 +626,8 @@ def test_a_failed_login_does_not_end_the_next_one_in_its_tick(driver, database):
     with locked(database):
         driver.send(guest, login("new") + LOGOUT + login("known") + BUY)
         driver.tick()
-        assert outcomes(driver.replies(guest)) == ["storage_failed", "done", "done", "storage_failed"]
+        assert outcomes(driver.replies(guest)) == [
+            "storage_failed", "done", "done", "storage_failed"]
         assert driver.service.players == {"known": guest}
     assert "result" in driver.call(guest, "buy", item=CHEAP)
 
@@ -724,7 +732,8 @@ def test_replies_with_an_unknown_outcome_are_dropped_and_players_closed(
     bob, ann, eve = driver.login("bob"), driver.login("ann"), driver.login("eve")
     guest, leaver, new = driver.open(), driver.login("leaver"), driver.open()
     log_lines()
-    driver.send(bob, request("ping", id=1) + request("buy", id=2, item=CHEAP) + request("ping", id=3))
+    driver.send(bob, request("ping", id=1) + request("buy", id=2, item=CHEAP)
+                + request("ping", id=3))
     driver.send(ann, request("ping", id=4))
     driver.send(guest, request("ping", id=5) + batch(request("ping", id=6)))
     driver.send(leaver, batch(BUY, LOGOUT))
@@ -754,7 +763,7 @@ def test_replies_with_an_unknown_outcome_are_dropped_and_players_closed(
 
 @both_storages
 def test_no_line_tells_of_what_has_an_unknown_outcome(make_driver, database, caplog):
-    """Neither of the trade nor of the login that opened an account; nor of the end of that login."""
+    """Neither of the trade, nor of the login that opened an account, nor of that login's end."""
     caplog.set_level(logging.DEBUG, "lavka")
     driver = make_driver(shop=LosingShop) if "://" not in database else make_driver()
     bob, new = driver.login("bob"), driver.open()
@@ -922,7 +931,7 @@ def test_statistics_are_for_the_machine_itself(driver, host, is_told):
     reply = driver.call(guest, "stats")
     assert ("result" in reply) == is_told
     if not is_told:
-        assert reply["error"] == driver.call(guest, "steal")["error"]       # there is no such method
+        assert reply["error"] == driver.call(guest, "steal")["error"]   # there is no such method
 
 
 # --- the log --------------------------------------------------------------------------------------
@@ -956,7 +965,8 @@ def test_a_login_that_could_not_be_stored_has_no_line(driver, database, log_line
         assert log_lines() == [
             'storage_failed error="%s"' % ("canceling statement due to lock timeout"
                                            if "://" in database else "database is locked"),
-            'refused reason=storage_failed method=login param="bob" nickname="bob" peer=127.0.0.1:N']
+            'refused reason=storage_failed method=login param="bob" nickname="bob" '
+            'peer=127.0.0.1:N']
         driver.send(guest, login("bob") + LOGOUT)
         driver.tick()
         assert outcomes(driver.replies(guest)) == ["storage_failed", "done"]
