@@ -243,8 +243,8 @@ _PLAIN_METHODS = {(name.encode("ascii"), method.param and method.param.encode("a
 
 
 # The beginnings of other protocols' lines: requests of HTTP (RFC 9110, section 9), which a web page
-# can make a browser send; the handshake of TLS (RFC 8446, section 5.1); the PROXY protocol, versions
-# 1 and 2. Such a line ends the connection without a reply.
+# can make a browser send; the handshake of TLS (RFC 8446, section 5.1); PROXY headers of versions 1
+# and 2. Such a line ends the connection without a reply.
 _OTHER_PROTOCOL = re.compile(
     br"(?P<http>(?:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH) |Host:)"
     br"|(?P<tls>\x16\x03)|(?P<proxy>PROXY |\0\r\Z)").match

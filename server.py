@@ -267,7 +267,7 @@ class Server(object):
             self.abort(connection, "closed")
 
     def linger(self, connection):
-        """Lingering close: half-close, and wait a moment for the peer to close. Closing a socket with
+        """Lingering close: half-close, and give the peer a moment to close. Closing a socket with
         unread input resets the connection, and the last reply may be lost."""
         connection.phase = LINGERING
         connection.deadline = self.now + constants.LINGER_SECONDS
