@@ -95,7 +95,7 @@ def backup(storage, out, target):
     folder = os.path.dirname(os.path.abspath(target))
     if os.path.lexists(target):
         raise CommandFailed("%s exists already; a backup overwrites nothing" % target)
-    # Without the ledger, too: a file is backed up before it is upgraded.
+    # Only `account` is needed: a file from before the ledger is backed up before its upgrade.
     with storage.reading([Account]):
         handle, unfinished = tempfile.mkstemp(".unfinished", os.path.basename(target) + ".", folder)
         try:
@@ -201,7 +201,7 @@ def main(arguments=None):
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:          # nohup(1)
-            signal.signal(number, signal.default_int_handler)   # which leaves nothing half done
+            signal.signal(number, signal.default_int_handler)   # `with` and `finally` clean up
     interrupted = 128 + signal.SIGINT                           # as shells have it
     out = _open_output()
     try:

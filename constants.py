@@ -33,7 +33,7 @@ BACK = "back"                 # at the question for an item: return to the optio
 
 # --- where it runs ----------------------------------------------------------------------------
 
-HOST = "127.0.0.1"            # loopback: a nickname is not a password
+HOST = "127.0.0.1"            # loopback: whoever can connect can play as anybody
 PORT = 7777                   # above 1023, so no privileges; easy to remember
 DATABASE = "lavka.db"         # in the working directory
 
@@ -57,7 +57,7 @@ LISTEN_QUEUE = 1024           # connections that the kernel completes before the
 ACCEPT_BATCH = 64             # connections accepted in one poll, so that players need not wait
 RECV_SIZE = 16384             # bytes read from a connection in one poll; more made no ping faster
 REQUEST_QUANTUM = 64          # requests of one connection in a tick: pipelining slows nobody else
-PARSE_BATCH = 4096            # requests parsed before the first of them is applied: some 10 ms
+PARSE_BATCH = 4096            # requests parsed, in some 10 ms, before the first is applied
 TICK_SECONDS = 0.1            # time budget for requests in a tick; connections not served go first
                               # in the next; bounds what a stop waits for
 POLLS_PER_COMMIT = 3          # polls in a tick while there is something to commit: one fsync for
@@ -83,7 +83,7 @@ LOGIN_SECONDS = 30            # to log in, after connecting or logging out: a co
                               # a login takes a player's place
 WRITE_STALL_SECONDS = 20      # in which a peer takes no byte of its replies; then it is closed
 LINGER_SECONDS = 1            # to let a peer read the last reply before its connection is closed
-STOP_SECONDS = 1              # to answer what was read before a stop; the contract says 2 in all
+STOP_SECONDS = 1              # to answer what was read before a stop; 2 s in all are promised
 ACCEPT_PAUSE_SECONDS = 1      # after running out of descriptors; a retry at once would spin
 SWEEP_SECONDS = 0.25          # between two checks of the deadlines; their precision
 BUSY_SECONDS = 0.25           # busy timeout of the server; all players wait with it
@@ -97,7 +97,7 @@ LOG_SUMMARY_SECONDS = 10      # between two counts of the lines that rate-limite
 REPLY_SECONDS = 5             # for the server to answer a client
 WAITING_NOTICE_SECONDS = 0.5  # until a player is told that the client waits for the server
 
-NICKNAME_FREED_SECONDS = 30   # until a nickname whose client vanished is free; from the contract
+NICKNAME_FREED_SECONDS = 30   # until a nickname whose client vanished is free, as promised
 
 # A peer that vanished without a word is noticed after 10 + 3 * 5 = 25 s, under the promised 30;
 # the defaults of Linux are 2 hours and 11 minutes (tcp(7)).

@@ -36,7 +36,7 @@ NICKNAME_IN_USE = ("This nickname is in use; if its client vanished, it is free 
 class Refusal(Exception):
     """The shop refuses; nothing was changed.
 
-    `reason` is one of the contract's names, `message` a sentence for the player, `data` a dict
+    `reason` is that of a `protocol.ErrorCode`, `message` a sentence for the player, `data` a dict
     of figures that belong to it.
     """
 
@@ -202,9 +202,9 @@ class Shop(object):
         """Store all changes since the last call, durably, in one transaction.
 
         Then the nicknames of ended logins are given back. Returns the set of accounts whose
-        changes could not be stored: they are as they were before these changes, or as another
-        program has made their row; `stored` is None where no row exists. Without changes there is
-        no transaction. Raises ConnectionLost, once for each lost connection.
+        changes could not be stored. Such an account is set back to its stored row; if another
+        program has changed the row, to the new one; if it is gone, `stored` is None. Without
+        changes there is no transaction. Raises ConnectionLost, once for each lost connection.
         """
         self._version_checked = False
         failed = self._store() if self._dirty else frozenset()

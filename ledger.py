@@ -1,9 +1,9 @@
 # -*- coding: utf-8 -*-
 """Replaying the ledger, as pure functions of rows.
 
-A row is (account id, 0, 0, nickname, items, 0, credits, 0) for an account, or (account id, 1, id,
-kind, item, price, credits afterwards, time) for a row of its ledger; an account comes before its
-ledger.
+The rows of both tables have eight columns, so that one UNION sorts them, each account before its
+ledger: account id; 0 for the account, 1 for a row of its ledger; that row's id; nickname or kind;
+items or item; price; credits; time. Zeros fill the gaps of an account.
 """
 from __future__ import unicode_literals
 

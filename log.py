@@ -42,8 +42,8 @@ class LogRateLimiter(object):
     """Rate-limited logging: the first line of its kind is written, the others are counted.
 
     A kind is the beginning of a line; it is forgotten when no line of it came between two counts.
-    As a filter of a logger the limiter takes a message's first word for its kind; every line about
-    the storage is written. To the event loop it is a source of periodic work.
+    Attached to a logger as its filter, it limits by the first word of a message, but lets words
+    that begin with "storage" pass. To the event loop it is a source of periodic work.
     """
     socket = None
 
@@ -57,7 +57,7 @@ class LogRateLimiter(object):
         return kind.startswith("storage") or self.is_first(record.levelno, kind)
 
     def is_first(self, level, kind):
-        """Return whether this line is to be written; otherwise it is counted."""
+        """Count this line; return whether it is to be written."""
         if not self.suppressed:
             self.summary_at = self.clock() + LOG_SUMMARY_SECONDS
         count = self.suppressed.get((level, kind), -1) + 1

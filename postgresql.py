@@ -29,7 +29,7 @@ from text import quote
 
 log = logging.getLogger("lavka.postgresql")
 
-# What `_prefetched` holds of a nickname that has neither a row nor None.
+# Values in `_prefetched` beside a row, or None for no account: locked by another server; not read.
 _HELD_ELSEWHERE, _UNREAD = "held elsewhere", "unread"
 
 

@@ -27,8 +27,8 @@ class Connector(object):
     """
 
     # The settings of each session, unless PostgreSQL is too old for one. Only locks have a timeout:
-    # a commit that is cancelled while it waits for a replica reports success. The TCP settings let
-    # PostgreSQL notice that a server's machine vanished, and free its locks.
+    # one for statements could cancel a commit that waits for a replica, which then reports success.
+    # The TCP settings let PostgreSQL notice that a server's machine vanished, and free its locks.
     SETTINGS = [
         ("statement_timeout", "0"), ("transaction_timeout", "0"), ("idle_session_timeout", "0"),
         ("default_transaction_isolation", "read committed"),
@@ -193,7 +193,7 @@ def duplicate_socket(connection):
 
 
 class _Database(peewee.PostgresqlDatabase):
-    """peewee's, whose errors are all peewee's."""
+    """peewee's, with the errors of the driver that it passes on turned into its own."""
 
     def execute_sql(self, *arguments, **options):
         try:

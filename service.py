@@ -49,7 +49,7 @@ class Service(object):
         self.players = {}               # nickname -> Session that is logged in with it
         self.changed_sessions = []      # sessions that ended, or have a new deadline, in this tick
         self.group = GroupCommit()
-        self.is_reaping = False         # whether requests of a session that ends are applied
+        self.is_reaping = False         # whether `reap_if_closed` applies last requests
         self.methods = {name: getattr(self, name) for name in METHODS}
         self.logs_trades = log.isEnabledFor(logging.DEBUG)
 
@@ -264,7 +264,7 @@ class Service(object):
         """End a login whose peer has already closed, so that the player can log in again in this
         tick. What it asked before is applied first."""
         if self.is_reaping or not session.peer_has_closed():
-            return                      # one at a time: no recursion through a chain of logins
+            return      # not in another reap, whose requests may log in, reap a third, and so on
         self.is_reaping = True
         self.apply(session)
         self.is_reaping = False

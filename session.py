@@ -25,7 +25,7 @@ class Session(object):
         self.has_pending = False        # whether a reply waits for the commit
         self.input_ended = False        # whether the peer has closed its side
         self.close_reason = None        # reason of its end; None while it is open
-        self.deadline = FOREVER         # time at which it is closed, unless it logs in
+        self.deadline = FOREVER         # time to close it: it has not logged in, or lingers
 
     def is_served(self):
         """Return whether requests are applied: it has not ended, and takes its replies."""

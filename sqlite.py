@@ -25,9 +25,8 @@ from text import show
 # The settings of a connection that writes.
 _DURABLE = [("journal_mode", "wal"), ("synchronous", "full"), ("foreign_keys", 1)]
 
-# The setting of a connection beside a server's: checkpoints are for the server to make. Two
-# connections that checkpoint at once can damage the file, before SQLite 3.51.3
-# (sqlite.org/wal.html, section 11).
+# The setting of a connection that may run beside a server: it makes no checkpoint. Two connections
+# that do so at once can damage the file, before SQLite 3.51.3 (sqlite.org/wal.html, section 11).
 _BESIDE_A_SERVER = [("wal_autocheckpoint", 0)]
 
 

@@ -59,11 +59,9 @@ class Storage(object):
     is_lost = False         # the connection ended, and there is no new one yet
     prefetches = False      # whether `prefetch` saves anything
 
-    # The row of one nickname, for reading and for changing it in the same transaction; the text of
-    # a row's time.
-    SELECT = "SELECT id, credits, items FROM account WHERE nickname = ?"
-    SELECT_TO_CHANGE = SELECT
-    MOMENT = None
+    SELECT = "SELECT id, credits, items FROM account WHERE nickname = ?"    # the row of a nickname
+    SELECT_TO_CHANGE = SELECT       # the same, locked until the transaction ends
+    MOMENT = None                   # SQL for the time of a ledger's row, as text
 
     # --- for a server: opening ----------------------------------------------------------------
 

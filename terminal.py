@@ -186,7 +186,7 @@ class Terminal(object):
         if str is bytes:                                        # 2.7
             before, line = [part.decode(self.encoding, "replace") for part in (before, line)]
         part, names = self._completer(line) if self._completer else ("", [])
-        # readline completes the last word: the words of a name before it are not repeated.
+        # readline replaces only the last word: those of the name before it are cut off.
         known = len(before) - (len(line) - len(part))
         completions = [name[known:] for name in find_by_prefix(part, names)
                        if name == self.escape(name)]
@@ -261,6 +261,7 @@ class Terminal(object):
         stream.flush()
 
     def _apply_style(self, text, style, markers="%s"):
+        """Return the text in a style; `markers` wraps each escape, for readline to count columns."""
         if not self.has_colours or not style:
             return text
         return markers % ("\x1b[%sm" % style) + text + markers % "\x1b[m"

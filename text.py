@@ -110,8 +110,8 @@ def wrap(text, indent=0):
 def find(word, names, listed=()):
     """Return the names that a player may mean by a word, in any case.
 
-    One name that is the word, else the one of `listed` whose number it is, else all that begin
-    with it.
+    In this order: the name equal to the word; the entry of `listed` with that number; all names
+    that begin with the word.
     """
     exact = [name for name in names if name == word] \
         or [name for name in names if name.lower() == word.lower()] \

@@ -15,6 +15,8 @@ import sys
 import pytest
 from conftest import PATIENCE, ROOT, Peer, audit, both, environment
 
+from constants import ITEMS
+
 BENCH = os.path.join(ROOT, "bench")
 
 only_3 = pytest.mark.skipif(sys.version_info < (3,), reason="bench/ runs on 3.x")
@@ -117,7 +119,7 @@ def test_a_peer_does_the_same_trades(script, database):
             assert call("ping") == "pong"
             assert call("buy", item="potion") == 1001
             opened = call("login", nickname="bob")
-            assert opened["created"] and len(opened["catalog"]) == 8
+            assert opened["created"] and len(opened["catalog"]) == len(ITEMS)
             credits = opened["account"]["credits"]
             assert call("buy", item="potion")["account"] == {
                 "nickname": "bob", "credits": credits - 25, "items": ["potion"]}
