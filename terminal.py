@@ -261,7 +261,7 @@ class Terminal(object):
         stream.flush()
 
     def _apply_style(self, text, style, markers="%s"):
-        """Return the text in a style; `markers` wraps each escape, for readline to count columns."""
+        """Return the text in a style; `markers` wraps escapes, so that readline counts columns."""
         if not self.has_colours or not style:
             return text
         return markers % ("\x1b[%sm" % style) + text + markers % "\x1b[m"
