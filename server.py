@@ -374,12 +374,10 @@ class SelfPipe(object):
 
 
 def stop_on_signals(server):
-    """Let a signal stop the server gracefully, and a second one end it at once.
-
-    A signal that is ignored stays so: nohup(1) has SIGHUP ignored.
-    """
-    numbers = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-               if signal.getsignal(number) != signal.SIG_IGN]
+    """Let a signal stop the server gracefully, and a second one end it at once."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:       # nohup(1)
+        numbers.append(signal.SIGHUP)
 
     def stop(signum, frame):
         for number in numbers:

@@ -1001,14 +1001,15 @@ def test_a_stop_accepts_nobody_and_does_no_pending_work(make_loop, source):
 
 
 def test_the_first_signal_requests_the_stop_and_the_second_ends_at_once(loop):
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     previous = [signal.getsignal(number) for number in numbers]
     try:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)    # whatever started the tests
         server.stop_on_signals(loop.server)
         assert not loop.server.stop_requested
         signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
         assert loop.server.stop_requested
-        assert [signal.getsignal(number) for number in numbers] == [signal.SIG_DFL] * 2
+        assert [signal.getsignal(number) for number in numbers] == [signal.SIG_DFL] * 3
     finally:
         for number, handler in zip(numbers, previous):
             signal.signal(number, handler)
