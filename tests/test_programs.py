@@ -216,8 +216,15 @@ def stop(program, *numbers):
     return status, time.time() - begin
 
 
+# Starts a program with SIGHUP as usual, even if the tests themselves run under nohup(1).
+HEEDS_HANGUP = [sys.executable, "-c", "import os, signal, sys\n"
+                "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+                "os.execvp(sys.argv[1], sys.argv[1:])\n"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_stops_it(program, number):
+def test_a_signal_stops_it(start, number):
+    program = start(wrapper=HEEDS_HANGUP)
     status, seconds = stop(program, number)
     assert status == 0 and seconds < 2
     assert program.log().rstrip().endswith("stopped")
