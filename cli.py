@@ -17,7 +17,8 @@ def end_on_ctrl_c():
 
     For the first moments, while modules are imported; `main` then installs its own handler.
     """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Parser(argparse.ArgumentParser):

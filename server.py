@@ -149,7 +149,8 @@ class Server(object):
                 if mask & READ:
                     self.read(target)
             elif target is self.listener:
-                accepted = self.accept()
+                accepted = [self.add_connection(sock, address) for sock, address
+                            in self.listener.accept(self.room(), self.now)]
             else:
                 target()
         return ready + accepted
@@ -157,13 +158,9 @@ class Server(object):
     def pause_unfinished(self, connections):
         """Do not read connections that have used up their quantum of this tick."""
         for connection in connections:
-            if connection.lines.lines:
+            if connection.reader.lines:
+                self.runnable[connection] = None        # no second turn, should it be writable
                 self.register(connection)
-
-    def accept(self):
-        """Accept a bounded number of clients; returns their connections."""
-        return [self.add_connection(sock, address)
-                for sock, address in self.listener.accept(self.room(), self.now)]
 
     def add_connection(self, sock, address):
         """Begin a connection on an accepted socket; returns it."""
@@ -185,7 +182,7 @@ class Server(object):
             if not data:
                 connection.input_ended = True
             elif connection.close_reason is None:
-                connection.lines.feed(data)
+                connection.reader.feed(data)
 
     # --- flush --------------------------------------------------------------------------------
 
@@ -220,7 +217,7 @@ class Server(object):
     def update_interest(self, connection):
         """Decide what a connection does next, and register it for that."""
         if connection.close_reason is None:
-            has_requests = connection.requests or connection.lines.lines
+            has_requests = connection.requests or connection.reader.lines
             if connection.interest == READ and not (has_requests or connection.output or
                                                     connection.input_ended or self.is_stopping):
                 return                      # the usual case, kept short
@@ -237,9 +234,10 @@ class Server(object):
     def update_changed(self):
         """See to connections that the service has ended, or given a new deadline."""
         for connection in self.service.take_changed_sessions():
-            self.timed.add(connection)
-            self.flush(connection)
-            self.update_interest(connection)
+            if connection.phase is not CLOSED:
+                self.timed.add(connection)
+                self.flush(connection)
+                self.update_interest(connection)
 
     def register(self, connection):
         """Register the connection for the events that it wants.
@@ -290,6 +288,7 @@ class Server(object):
             self.selector.unregister(connection.sock)
             connection.interest = 0
         connection.sock.close()
+        self.service.forget(connection)
         self.connections.discard(connection)
         self.timed.discard(connection)
         self.runnable.pop(connection, None)
@@ -400,7 +399,8 @@ def main(arguments=None):
 
     log_to_stderr(getattr(logging, options.log_level))
     limiter = LogRateLimiter()
-    logging.getLogger("lavka.db").addFilter(limiter)
+    for name in ("lavka.db", "lavka.postgresql"):
+        logging.getLogger(name).addFilter(limiter)
     try:
         shop = Shop(options.database)
         listener = Listener(listen(options.host, options.port), limiter)

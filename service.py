@@ -11,7 +11,7 @@ import logging
 import operator
 from collections import Counter, OrderedDict
 
-from constants import ITEMS, LOGIN_SECONDS, PARSE_BATCH, VERSION
+from constants import HIGH_WATER, ITEMS, LOGIN_SECONDS, PARSE_BATCH, VERSION
 from db import NICKNAME_IN_USE, Refusal
 from log import log_defect, monotonic
 from protocol import (CLOSING_REASONS, METHODS, ErrorCode, RpcError, address, encode_account,
@@ -45,7 +45,7 @@ class Service(object):
         self.shop = shop
         self.limiter = limiter
         self.clock = clock
-        self.sessions = set()           # those that have not ended
+        self.sessions = set()           # all whose connections are open
         self.players = {}               # nickname -> Session that is logged in with it
         self.changed_sessions = []      # sessions that ended, or have a new deadline, in this tick
         self.group = GroupCommit()
@@ -54,8 +54,8 @@ class Service(object):
         self.logs_trades = log.isEnabledFor(logging.DEBUG)
 
         self.started = clock()
-        self.requests = dict.fromkeys(METHODS, 0)       # by method, those refused included
-        self.refusals = Counter()       # by reason
+        self.requests = dict.fromkeys(METHODS, 0)       # number by method, refused ones included
+        self.refusals = Counter()       # number by reason
         self.slowest_commit = 0         # seconds
         self.slowest_tick = 0           # seconds, without the sleep; the loop measures it
 
@@ -75,7 +75,7 @@ class Service(object):
         PARSE_BATCH was reached, or `deadline` has passed, the wait for the prefetch not counted.
         """
         clock, apply = self.clock, self.apply
-        parsed = self.parse(sessions)
+        parsed = self.parse(sessions, (clock() + deadline) / 2)     # the other half is for applying
         begin = clock()
         self.prefetch(sessions[:parsed])
         deadline += clock() - begin
@@ -112,12 +112,15 @@ class Service(object):
             return
         session.close_reason = reason
         session.requests = ()
-        self.sessions.discard(session)
         self.changed_sessions.append(session)
         if session.account is not None:
             self.end_login(session, reason)
         elif self.limiter.is_first(logging.INFO, "closed reason=%s" % reason):
             self.log(logging.INFO, "closed reason=%s peer=%s", reason, peer(session))
+
+    def forget(self, session):
+        """Forget a session whose connection is closed."""
+        self.sessions.discard(session)
 
     def take_changed_sessions(self):
         """Return the sessions that ended, or have a new deadline, since the last call."""
@@ -125,23 +128,25 @@ class Service(object):
         return changed
 
     def end_tick(self, seconds):
-        """Log what the tick has done; it took so many seconds.
-
-        The lines of a level are one record: a record costs more than a login.
-        """
+        """Log what the tick has done, which took so many seconds."""
         self.slowest_tick = max(self.slowest_tick, seconds)
+        # One record for all lines of a level: a record costs more than a login.
         for level, lines in itertools.groupby(self.group.take_lines(), operator.itemgetter(0)):
             log.log(level, "\n".join(text for _, text, _ in lines))
 
     # --- a tick -------------------------------------------------------------------------------
 
-    def parse(self, sessions):
-        """Parse a quantum of each session; returns for how many sessions there was room."""
+    def parse(self, sessions, deadline):
+        """Parse a quantum of each session; returns for how many there was room and time."""
         count = 0
         for number, session in enumerate(sessions):
-            if session.lines.lines:
-                count += session.parse()
-                if count >= PARSE_BATCH:
+            if session.reader.lines:
+                try:
+                    count += session.parse()
+                except Exception as defect:             # costs its line alone, as in `execute`
+                    log_defect(self.limiter, defect)
+                    session.requests.append(refused(DEFECT))
+                if count >= PARSE_BATCH or self.clock() > deadline:
                     return number + 1
         return len(sessions)
 
@@ -151,18 +156,15 @@ class Service(object):
             return
         nicknames = set()
         for session in sessions:
-            for request in session.requests:
-                for one in request if type(request) is list else (request,):
-                    if one.method == "login":
-                        nicknames.add(one.argument)
-                    elif session.account is not None and one.method in ("buy", "sell"):
-                        nicknames.add(session.account.nickname)
+            nicknames.update(session.needed_nicknames())
         self.shop.prefetch(nicknames)
 
     def apply(self, session):
         """Apply the session's parsed requests; their replies go to its output, or wait."""
-        requests, session.requests = session.requests, ()
         output = session.output
+        if len(output) >= HIGH_WATER:
+            return                      # they stay until some of it is sent
+        requests, session.requests = session.requests, ()
         for request in requests:
             if session.close_reason is not None:
                 return
@@ -178,7 +180,7 @@ class Service(object):
                 else:
                     output += body
                     output += b"\n"
-        if session.input_ended and not session.lines.lines:
+        if session.input_ended and not session.reader.lines:
             self.close(session, "closed")
 
     def apply_batch(self, session, requests):
@@ -207,7 +209,7 @@ class Service(object):
         except Refusal as refusal:
             code = ErrorCode[refusal.reason.upper()]
             return self.refuse(session, request, code.error(refusal.message, **refusal.data))
-        except Exception as defect:
+        except Exception as defect:                     # costs its request alone
             log_defect(self.limiter, defect)
             return self.refuse(session, request, DEFECT)
 
@@ -229,10 +231,7 @@ class Service(object):
         return self.refuse(session, request, STORAGE_FAILED)
 
     def close_players(self):
-        """End the sessions of all players, who may be logged in at another server by now.
-
-        The outcome of their commit is unknown: no reply and no log line tells of it.
-        """
+        """End the sessions of all players: their nicknames may be another server's by now."""
         dependent = self.group.dependent_sessions()
         for session in dependent.union(self.players.values()):
             self.close(session, "storage_lost")
@@ -266,7 +265,9 @@ class Service(object):
         if self.is_reaping or not session.peer_has_closed():
             return      # not in another reap, whose requests may log in, reap a third, and so on
         self.is_reaping = True
-        self.apply(session)
+        while session.has_requests() and session.is_served():
+            self.parse([session], FOREVER)
+            self.apply(session)
         self.is_reaping = False
         if not session.has_requests():
             self.close(session, "closed")
@@ -327,7 +328,7 @@ class Service(object):
     def log(self, level, text, *arguments, **options):
         """Have a line logged at the end of the tick, unless `account` cannot be stored."""
         if log.isEnabledFor(level):
-            self.group.lines.append((level, text % arguments, options.get("account")))
+            self.group.log_lines.append((level, text % arguments, options.get("account")))
 
     def log_trade(self, method, item, account):
         self.log(logging.DEBUG, "trade nickname=%s method=%s item=%s credits=%d",

@@ -13,12 +13,12 @@ class Session(object):
 
     `connection.Connection` adds a socket.
     """
-    __slots__ = ("address", "lines", "requests", "output", "account", "has_pending", "input_ended",
+    __slots__ = ("address", "reader", "requests", "output", "account", "has_pending", "input_ended",
                  "close_reason", "deadline")
 
     def __init__(self, address):
         self.address = address          # of the peer: (host, port, ...)
-        self.lines = LineReader()       # lines not yet parsed
+        self.reader = LineReader()      # cuts bytes into lines; keeps those not yet parsed
         self.requests = ()              # read queue: requests not yet applied, lists for batches
         self.output = bytearray()       # write queue: replies that may be sent
         self.account = None             # OpenAccount of the login
@@ -33,7 +33,7 @@ class Session(object):
 
     def has_requests(self):
         """Return whether something is left to parse or to apply."""
-        return bool(self.requests or self.lines.lines)
+        return bool(self.requests or self.reader.lines)
 
     def parse(self):
         """Turn lines into requests, up to a quantum; returns how many there are.
@@ -43,11 +43,11 @@ class Session(object):
         # The last two are `is_served`, without the call.
         if self.requests or self.close_reason is not None or len(self.output) >= HIGH_WATER:
             return 0
-        requests, count = [], 0
-        lines = self.lines
-        while lines.lines and count < REQUEST_QUANTUM:
+        self.requests = requests = []
+        reader, count = self.reader, 0
+        while reader.lines and count < REQUEST_QUANTUM:
             try:
-                line = lines.next_line()
+                line = reader.next_line()
             except RpcError as error:           # too long; the reply to it ends the session
                 requests.append(refused(error))
                 break
@@ -56,8 +56,20 @@ class Session(object):
             request = parse(line)
             requests.append(request)
             count += len(request) if type(request) is list else 1
-        self.requests = requests
         return count
+
+    def needed_nicknames(self):
+        """Yield the nicknames that the parsed requests log in with, or trade for."""
+        is_logged_in = self.account is not None
+        for request in self.requests:
+            for one in request if type(request) is list else (request,):
+                if one.method == "login" and not is_logged_in:      # else it will be refused
+                    yield one.argument
+                    is_logged_in = True
+                elif one.method == "logout":
+                    is_logged_in = False
+                elif self.account is not None and one.method in ("buy", "sell"):
+                    yield self.account.nickname
 
     def peer_has_closed(self):
         """Return whether the peer has closed the connection; even if that was not read yet."""
@@ -114,7 +126,7 @@ class GroupCommit(object):
 
     def __init__(self):
         self.replies = []               # PendingReply and PendingBatch, in order
-        self.lines = []                 # log lines: (level, text, account to be stored or None)
+        self.log_lines = []             # (level, text, account to be stored or None)
         self.uncommitted_logins = set()     # sessions whose login depends on the commit
 
     def publish(self, failed, fail):
@@ -130,7 +142,7 @@ class GroupCommit(object):
     def finish(self, failed):
         """Drop the log lines of failed accounts; what is left is certain."""
         if failed:
-            self.lines = [line for line in self.lines if line[2] not in failed]
+            self.log_lines = [line for line in self.log_lines if line[2] not in failed]
         self.uncommitted_logins.clear()
 
     def dependent_sessions(self):
@@ -140,9 +152,9 @@ class GroupCommit(object):
     def abandon(self, sessions):
         """Drop the replies to these sessions, and all log lines that depend on the commit."""
         self.replies = [reply for reply in self.replies if reply.session not in sessions]
-        self.lines = [line for line in self.lines if line[2] is None]
+        self.log_lines = [line for line in self.log_lines if line[2] is None]
 
     def take_lines(self):
         """Return the log lines, as (level, text, account), and forget them."""
-        lines, self.lines = self.lines, []
+        lines, self.log_lines = self.log_lines, []
         return lines

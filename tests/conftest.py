@@ -380,7 +380,7 @@ class Driver(object):
         return session
 
     def send(self, session, data):
-        session.lines.feed(data)
+        session.reader.feed(data)
 
     def serve(self):
         """Apply a quantum of each session's requests, as the loop does before the commit."""

@@ -83,8 +83,11 @@ def lines_with(pattern):
                   if re.search(pattern, line))
 
 
-def test_every_exception_is_caught_in_one_place():
-    assert [name for name, _ in lines_with(r"except( Exception| BaseException|:)")] == ["service"]
+def test_every_exception_is_caught_in_the_service_alone():
+    """Once for parsing, once for applying; both log the defect."""
+    found = lines_with(r"except( Exception| BaseException|:)")
+    assert [name for name, _ in found] == ["service"] * 2
+    assert len(re.findall(r"except Exception as defect:.*\n +log_defect\(", source("service"))) == 2
 
 
 def test_durations_are_measured_with_a_monotonic_clock():

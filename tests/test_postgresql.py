@@ -619,7 +619,7 @@ def test_connections_beyond_the_time_budget_are_served_in_later_ticks(ticker):
         trader.send(request("login", nickname="trader %d" % number) + request("buy", item=CHEAP))
     for trader in traders:
         assert ["result" in reply for reply in ticker.replies(trader, 2)] == [True, True]
-    assert sum(bool(c.lines.lines) for c in ticker.server.connections) >= len(pingers) - 5
+    assert sum(bool(c.reader.lines) for c in ticker.server.connections) >= len(pingers) - 5
 
 
 # --- a database that fails, hangs, or is gone -----------------------------------------------------

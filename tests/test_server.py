@@ -40,6 +40,7 @@ class Echo(object):
         self.stored = []            # sessions with a "store" to commit
         self.commits = []           # number of "store" in each commit that had any
         self.ended = []             # reasons
+        self.forgotten = []         # sessions whose connection is closed
         self.ticks = []             # seconds of each tick
 
     def open(self, session, is_full=False):
@@ -53,9 +54,9 @@ class Echo(object):
             if self.clock() > deadline:
                 return number
             for _ in range(constants.REQUEST_QUANTUM if each.is_served() else 0):
-                if each.lines.lines and each.close_reason is None:
-                    self.answer(each, bytes(each.lines.lines.pop()))
-            if each.input_ended and not each.lines.lines:
+                if each.reader.lines and each.close_reason is None:
+                    self.answer(each, bytes(each.reader.lines.pop()))
+            if each.input_ended and not each.reader.lines:
                 self.close(each, "closed")
         return len(sessions)
 
@@ -88,6 +89,9 @@ class Echo(object):
             session.close_reason = reason
             self.ended.append(reason)
             self.changed.append(session)
+
+    def forget(self, session):
+        self.forgotten.append(session)
 
     def take_changed_sessions(self):
         changed, self.changed = self.changed, []
@@ -378,7 +382,7 @@ def test_back_pressure_holds_while_no_line_is_left_either(loop, monkeypatch):
     sock = faulty(connection, send=[errno.EAGAIN] * 1000)
     send_and_wait(peer, connection, LINE * constants.REQUEST_QUANTUM)
     loop.tick()
-    assert len(connection.output) > session.HIGH_WATER and not connection.lines.lines
+    assert len(connection.output) > session.HIGH_WATER and not connection.reader.lines
     send_and_wait(peer, connection, LINE)
     loop.tick()
     assert connection.interest == WRITE and arrived(connection) == LINE
@@ -485,7 +489,7 @@ def test_lingering_close_lets_a_client_that_goes_on_sending_read_its_last_reply(
         peer.send(b"x" * constants.MAX_LINE)
         loop.tick()
     assert loop.lines(peer, 1) == [b"bye\n"]
-    assert connection.phase is Phase.LINGERING and not connection.lines.lines
+    assert connection.phase is Phase.LINGERING and not connection.reader.lines
     loop.pass_time(constants.LINGER_SECONDS - constants.SWEEP_SECONDS)
     assert connection.phase is Phase.LINGERING
     loop.pass_time(constants.SWEEP_SECONDS)
@@ -1095,7 +1099,7 @@ def test_a_nickname_whose_player_leaves_replies_unread_is_in_use(ticker, monkeyp
     peer, connection = ticker.client("bob")
     faulty(connection, send=[errno.EAGAIN] * 50)
     peer.send(PING * 200)
-    ticker.until(lambda: not connection.is_served() and connection.lines.lines)
+    ticker.until(lambda: not connection.is_served() and connection.reader.lines)
     peer.sock.shutdown(socket.SHUT_WR)
     other = ticker.peer()
     other.send(request("login", nickname="bob"))
@@ -1272,3 +1276,28 @@ def test_a_flood_is_counted_in_the_log_by_the_loop(ticker, log_lines):
     assert log_lines() == ["refused reason=parse_error times=6"]
     ticker.pass_time(constants.LOG_SUMMARY_SECONDS)
     assert ticker.server.poll_timeout(None) is None     # calm again
+
+
+def test_a_pipelining_client_has_one_quantum_in_a_tick_while_others_trade(ticker):
+    """Though it is writable when the tick polls again for the same commit."""
+    pipeliner, connection = ticker.client()
+    trader, other = ticker.client("bob")
+    number = 3 * constants.REQUEST_QUANTUM
+    pipeliner.send(PING * number)
+    trader.send(BUY)
+    wait_for(lambda: len(arrived(connection)) == number * len(PING) and arrived(other), "requests")
+    pings = ticker.service.requests["ping"]
+    ticker.tick()
+    assert ticker.service.requests["ping"] - pings == constants.REQUEST_QUANTUM
+    assert len(ticker.replies(pipeliner, number)) == number
+
+
+def test_a_connection_whose_second_send_of_a_tick_fails_leaves_nothing_behind(ticker):
+    """A logout gives it a new deadline, and with replies left it is flushed once more."""
+    peer, connection = ticker.client("bob")
+    faulty(connection, send=[Most(1), errno.ECONNRESET])
+    send_and_wait(peer, connection, request("logout"))
+    ticker.tick()
+    ticker.tick()
+    assert connection not in ticker.server.connections and connection not in ticker.server.timed
+    assert not ticker.server.timed

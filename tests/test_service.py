@@ -209,7 +209,7 @@ def test_a_full_server_says_so_and_ends_the_session(driver):
     reply, = driver.replies(guest)
     assert reply["id"] is None
     assert (reply["error"]["code"], reason(reply)) == (-32001, "server_full")
-    assert guest.close_reason == "server_full" and guest not in driver.service.sessions
+    assert guest.close_reason == "server_full" and guest.requests == ()
     assert driver.commit() == [guest]
 
 
@@ -316,14 +316,23 @@ def test_requests_parsed_but_not_applied_are_applied_before_the_reap(driver, dat
     assert old.close_reason == "closed" and account_of(database, "bob")[1] == CHEAP
 
 
-def test_a_closed_connection_with_lines_beyond_its_quantum_is_not_reaped(driver):
-    old, new = vanished(driver, "bob", PING * (constants.REQUEST_QUANTUM + 1)), driver.open()
+def test_a_closed_connection_with_lines_beyond_its_quantum_is_reaped_after_all_of_them(driver):
+    number = 2 * constants.REQUEST_QUANTUM + 1
+    old, new = vanished(driver, "bob", PING * number), driver.open()
     driver.send(new, login("bob"))
     assert driver.service.serve([new, old], FOREVER) == 2
     driver.commit()
-    assert outcomes(driver.replies(new)) == ["nickname_in_use"]
-    assert old.close_reason is None
-    assert outcomes([driver.exchange(new, login("bob"))]) == ["done"]
+    assert outcomes(driver.replies(new)) == ["done"]
+    assert len(driver.replies(old)) == number and old.close_reason == "closed"
+
+
+def test_a_closed_connection_whose_replies_nobody_takes_is_not_reaped(driver, monkeypatch):
+    monkeypatch.setattr("session.HIGH_WATER", 1000)
+    monkeypatch.setattr("service.HIGH_WATER", 1000)
+    old, new = vanished(driver, "bob", PING * (constants.REQUEST_QUANTUM + 1)), driver.open()
+    driver.send(new, login("bob"))
+    driver.tick()
+    assert outcomes(driver.replies(new)) == ["nickname_in_use"] and old.has_requests()
 
 
 def test_a_connection_that_is_open_is_not_reaped(driver):
@@ -393,7 +402,7 @@ def test_a_batch_counts_as_its_requests_in_the_quantum(driver):
     half = batch(*[PING] * (constants.REQUEST_QUANTUM // 2))
     driver.send(guest, half * 3)
     driver.tick()
-    assert len(driver.replies(guest)) == 2 and len(guest.lines.lines) == 1
+    assert len(driver.replies(guest)) == 2 and len(guest.reader.lines) == 1
 
 
 def test_sessions_beyond_the_parse_batch_have_their_turn_in_the_next_call(driver, monkeypatch):
@@ -428,6 +437,79 @@ def test_the_time_budget_ends_a_turn_and_those_not_served_are_told(driver, monke
     assert driver.service.serve(guests[1:], driver.clock.now + 1.5) == 2
     assert [len(driver.replies(guest)) for guest in guests] == [0, 2, 2]
     assert driver.service.serve(guests, driver.clock.now - 1) == 0      # the time was up before
+
+
+def test_parsing_takes_half_of_the_time_budget_at_most(driver):
+    """Lines of 64 KB are few requests, and much to parse."""
+    parsed = []
+
+    class SlowSession(Session):
+        def parse(self):
+            driver.clock.now += 1
+            parsed.append(self)
+            return super(SlowSession, self).parse()
+
+    slow = [driver.open(SlowSession(("127.0.0.1", 1))) for _ in range(10)]
+    for each in slow:
+        driver.send(each, PING)
+    assert driver.service.serve(slow, driver.clock.now + 6) == 4
+    assert parsed == slow[:4] and [len(driver.replies(each)) for each in slow] == [1] * 4 + [0] * 6
+
+
+def test_a_defect_in_parsing_costs_its_line_alone(driver, caplog, monkeypatch):
+    bob, ann = driver.login("bob"), driver.login("ann")
+    parse = protocol.parse
+
+    def parse_with_a_defect(line):
+        assert b"defect" not in line
+        return parse(line)
+
+    monkeypatch.setattr("session.parse", parse_with_a_defect)
+    driver.send(bob, PING + b"defect\n" + PING)
+    driver.send(ann, BUY)
+    driver.tick()
+    driver.tick()
+    assert outcomes(driver.replies(bob)) == ["done", "internal_error", "done"]
+    assert outcomes(driver.replies(ann)) == ["done"]
+    assert caplog.text.count("Traceback") == 1 and "defect error=AssertionError" in caplog.text
+
+
+def test_parsed_requests_wait_while_replies_are_above_the_high_water_mark(driver, monkeypatch):
+    guest = driver.open()
+    driver.send(guest, PING)
+    assert driver.service.serve([guest], driver.clock.now - 1) == 0     # parsed, and time was up
+    monkeypatch.setattr("service.HIGH_WATER", 1000)
+    guest.output += b"x" * 999 + b"\n"
+    driver.tick()
+    assert len(guest.output) == 1000 and guest.has_requests()
+    del guest.output[:]
+    driver.tick()
+    assert len(driver.replies(guest)) == 1
+
+
+def test_logins_that_will_be_refused_are_not_prefetched(driver):
+    """On PostgreSQL they would lock a nickname that another server may want."""
+    bob, guest = driver.login("bob"), driver.open()
+    fetched = []
+    driver.shop.prefetch = lambda nicknames: fetched.append(sorted(nicknames))
+    driver.shop.storage.prefetches = True
+    driver.send(bob, login("ann") + LOGOUT + login("eve"))
+    driver.send(guest, login("pat") + login("zoe"))
+    driver.serve()
+    assert fetched == [["eve", "pat"]]
+
+
+def test_sessions_are_counted_until_their_connection_is_closed(driver):
+    """With what their peers have not taken yet."""
+    bob, ann = driver.login("bob"), driver.open()
+    driver.send(bob, PING)
+    driver.tick()
+    driver.service.close(bob, "test")
+    stats = driver.call(ann, "stats")["result"]
+    assert (stats["clients"], stats["players"], stats["unsent_bytes"]) == (2, 0, len(bob.output))
+    driver.service.forget(bob)
+    stats = driver.call(ann, "stats")["result"]
+    assert (stats["clients"], stats["unsent_bytes"]) == (1, 0)
 
 
 def test_the_wait_for_the_prefetch_is_not_in_the_time_budget(driver):
@@ -749,7 +831,8 @@ def test_replies_with_an_unknown_outcome_are_dropped_and_players_closed(
     ended = {bob, ann, eve, leaver, new}
     assert ended.issubset(changed) and guest not in changed
     assert {player.close_reason for player in ended} == {"storage_lost"} and not guest.close_reason
-    assert driver.service.players == {} and driver.service.sessions == {guest}
+    assert driver.service.players == {}
+    assert [one for one in driver.service.sessions if one.close_reason is None] == [guest]
     lines = [line for line in log_lines() if "reason=storage_lost" in line]
     assert {'logout nickname="%s" peer=127.0.0.1:N reason=storage_lost' % name
             for name in ("bob", "ann", "eve")}.issubset(lines)
