@@ -277,9 +277,11 @@ def open_storage(database):
 def create_tables(database):
     """Create what is missing: the file, the tables, the first rows of the ledger.
 
-    Safe to run again, and beside servers. Raises CannotOpen.
+    Safe to run again, and beside servers. Returns the storage, not connected. Raises CannotOpen.
     """
-    open_storage(database).create_tables()
+    storage = open_storage(database)
+    storage.create_tables()
+    return storage
 
 
 # --- python db.py -----------------------------------------------------------------------------
@@ -292,8 +294,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        storage = open_storage(options.database)
-        storage.create_tables()
+        storage = create_tables(options.database)
     except CannotOpen as error:
         log.error("%s", error)
         return 1
