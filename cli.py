@@ -15,10 +15,9 @@ from text import Text
 def end_on_ctrl_c():
     """Let Ctrl-C end this program without a traceback.
 
-    For the first moments, while modules are imported; `main` then installs its own handler.
+    For the first moments, while modules are imported; `main` of most programs then sets handlers.
     """
-    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Parser(argparse.ArgumentParser):

@@ -63,7 +63,7 @@ class Client(object):
             self._sock = _retry_interrupted(socket.create_connection, (host, port), self.timeout)
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if tls:
-                with contextlib.closing(self._sock) as plain:   # still open if that fails
+                with contextlib.closing(self._sock) as plain:   # if TLS fails, close it
                     self._sock = tls.wrap_socket(plain, server_hostname=host)
         except (socket.error, ssl.CertificateError, UnicodeError) as error:
             raise _connection_failure(self.address, error)

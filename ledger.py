@@ -1,9 +1,9 @@
 # -*- coding: utf-8 -*-
 """Replaying the ledger, as pure functions of rows.
 
-The rows of both tables have eight columns, so that one UNION sorts them, each account before its
+The statement `ROWS` reads both tables as rows of eight columns, and sorts each account before its
 ledger: account id; 0 for the account, 1 for a row of its ledger; that row's id; nickname or kind;
-items or item; price; credits; time. Zeros fill the gaps of an account.
+items or item; price; credits; time. An account has zeros where it has no such value.
 """
 from __future__ import unicode_literals
 

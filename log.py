@@ -42,8 +42,9 @@ class LogRateLimiter(object):
     """Rate-limited logging: the first line of its kind is written, the others are counted.
 
     A kind is the beginning of a line; it is forgotten when no line of it came between two counts.
-    Attached to a logger as its filter, it limits by the first word of a message, but lets words
-    that begin with "storage" pass. To the event loop it is a source of periodic work.
+    As the filter of a logger, the limiter takes a message's first word for its kind, and lets those
+    that begin with "storage" pass: the shop debounces them. To the event loop it is a source of
+    periodic work.
     """
     socket = None
 

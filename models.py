@@ -39,7 +39,7 @@ class Trade(peewee.Model):
     account = peewee.ForeignKeyField(Account, index=False)
     time = peewee.TimestampField(utc=True)      # of the commit, in seconds since 1970
     what = peewee.CharField(max_length=8)       # the kind of change, one of the four above
-    item = peewee.TextField()                   # of an opening, the items of an older account
+    item = peewee.TextField()                   # or, of an account's opening, all that it owned
     price = peewee.BigIntegerField()            # paid or got for the item; the credits of a grant
     credits = peewee.BigIntegerField(constraints=[peewee.Check("credits >= 0")])    # afterwards
 

@@ -29,7 +29,8 @@ from text import quote
 
 log = logging.getLogger("lavka.postgresql")
 
-# Values in `_prefetched` beside a row, or None for no account: locked by another server; not read.
+# What `_prefetched` has for a nickname instead of its row, or of None where there is no account:
+# another server has locked it; it was not read.
 _HELD_ELSEWHERE, _UNREAD = "held elsewhere", "unread"
 
 
@@ -232,7 +233,7 @@ class PostgreSQL(Storage):
             return
         try:
             self._open(TABLES)
-            # The last session may outlive its connection, and with it the locks.
+            # The last session, with its locks, may have outlived its connection: end it.
             self.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                        "WHERE pid = ? AND backend_start = ?", *self._session)
             self._begin_session()

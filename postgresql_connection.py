@@ -26,9 +26,9 @@ class Connector(object):
     CannotOpen where the URL or the driver is of no use.
     """
 
-    # The settings of each session, unless PostgreSQL is too old for one. Only locks have a timeout:
-    # one for statements could cancel a commit that waits for a replica, which then reports success.
-    # The TCP settings let PostgreSQL notice that a server's machine vanished, and free its locks.
+    # The settings of each session, but for those that this PostgreSQL is too old for. Only locks
+    # have a timeout: one for statements could end a commit's wait for a replica, with success
+    # reported. The TCP settings let it notice that a server vanished, and free its locks.
     SETTINGS = [
         ("statement_timeout", "0"), ("transaction_timeout", "0"), ("idle_session_timeout", "0"),
         ("default_transaction_isolation", "read committed"),
@@ -183,7 +183,7 @@ def duplicate_socket(connection):
     the same number next.
     """
     duplicate = socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM)
-    try:                # unless the URL sets it; libpq has a parameter for it since version 12
+    try:    # set it here, unless the URL did: only libpq 12 and later has a parameter for it
         if not duplicate.getsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT):
             duplicate.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT,
                                  1000 * USER_TIMEOUT_SECONDS)
@@ -202,8 +202,8 @@ class _Database(peewee.PostgresqlDatabase):
             raise peewee.OperationalError(*error.args)
 
 
-# libpq ends a password, user or host at these characters. An ambiguous URL is refused: a part of
-# its password would be taken for a host, and shown.
+# A user or password with @ / ? # in it, and a later @ or #, make a URL ambiguous: libpq might take
+# a part of the password for a host, which is shown. Such a URL is refused.
 _POSTGRESQL_URL = re.compile(r"postgres(ql)?://([^@/?#]*@)?[^@#]*$")
 
 
@@ -216,7 +216,7 @@ def _read_url(url, driver):
     if _POSTGRESQL_URL.match(url):
         try:
             parameters = driver.extensions.parse_dsn(url)
-            "".join(parameters.values())        # 2.7: fails for more than ASCII, as the driver
+            "".join(parameters.values())        # 2.7: refuse non-ASCII here; the driver fails on it
         except (driver.Error, UnicodeError):    # its text may have a part of the password
             pass
     user, name = parameters.get("user", ""), parameters.get("dbname")

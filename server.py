@@ -38,6 +38,7 @@ from text import quote
 
 log = logging.getLogger("lavka.server")
 
+
 class Server(object):
     """The event loop over a service and a `Listener`.
 
@@ -159,7 +160,7 @@ class Server(object):
         """Do not read connections that have used up their quantum of this tick."""
         for connection in connections:
             if connection.reader.lines:
-                self.runnable[connection] = None        # no second turn, should it be writable
+                self.runnable[connection] = None        # `poll` gives these no second turn
                 self.register(connection)
 
     def add_connection(self, sock, address):
@@ -301,7 +302,7 @@ class Server(object):
                 source.do_pending_work(self.clock)
         for connection in list(self.timed):
             deadline = min(connection.deadline, connection.write_deadline)
-            if deadline <= self.now:
+            if deadline <= self.now:        # a lingering connection has its reason already
                 self.abort(connection, "login_timeout" if connection.deadline <= self.now
                            else "write_stall")
             elif deadline == FOREVER:

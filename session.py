@@ -40,7 +40,7 @@ class Session(object):
 
         Does nothing while requests of the last tick are left, or the session is not served.
         """
-        # The last two are `is_served`, without the call.
+        # The last two conditions are `not self.is_served()`, written out to save the call.
         if self.requests or self.close_reason is not None or len(self.output) >= HIGH_WATER:
             return 0
         self.requests = requests = []

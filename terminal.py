@@ -186,7 +186,7 @@ class Terminal(object):
         if str is bytes:                                        # 2.7
             before, line = [part.decode(self.encoding, "replace") for part in (before, line)]
         part, names = self._completer(line) if self._completer else ("", [])
-        # readline replaces only the last word: those of the name before it are cut off.
+        # readline replaces only the last word, so the earlier words of the name are cut off.
         known = len(before) - (len(line) - len(part))
         completions = [name[known:] for name in find_by_prefix(part, names)
                        if name == self.escape(name)]

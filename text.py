@@ -21,7 +21,7 @@ Text = type("")                                     # unicode on 2.7
 _UNSAFE_RANGES = (
     "\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
     "\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb")
-if sys.maxunicode > 0xffff:         # and lone halves of surrogate pairs
+if sys.maxunicode > 0xffff:         # a wide build; lone halves of surrogate pairs are unsafe, too
     _unsafe_pattern = re.compile(
         "[%s\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
         % _UNSAFE_RANGES)
