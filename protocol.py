@@ -348,16 +348,17 @@ def encode_request(id, method, params):
 # They are ASCII, with \u escapes: any id can be sent back, half a character included.
 
 encode_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+_encode_text = json.encoder.encode_basestring_ascii     # what encode_json calls for a text
 
 
 def encode_account(account):
     """Return the JSON, as bytes, of anything with a nickname, credits and items.
 
-    Only the texts go through the encoder: for a dict it takes three times as long.
+    Only the texts are encoded: for a dict, the encoder takes three times as long.
     """
     text = '{"nickname":%s,"credits":%d,"items":[%s]}' % (
-        encode_json(account.nickname), account.credits,
-        ",".join([encode_json(item) for item in account.items]))
+        _encode_text(account.nickname), account.credits,
+        ",".join([_encode_text(item) for item in account.items]))
     return text.encode("ascii")
 
 

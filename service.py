@@ -154,10 +154,8 @@ class Service(object):
         """Have the storage load at once what these sessions' requests need, if that helps it."""
         if not self.shop.storage.prefetches:
             return
-        nicknames = set()
-        for session in sessions:
-            nicknames.update(session.needed_nicknames())
-        self.shop.prefetch(nicknames)
+        self.shop.prefetch({nickname for session in sessions
+                            for nickname in session.needed_nicknames()})
 
     def apply(self, session):
         """Apply the session's parsed requests; their replies go to its output, or wait."""
@@ -165,6 +163,7 @@ class Service(object):
         if len(output) >= HIGH_WATER:
             return                      # they stay until some of it is sent
         requests, session.requests = session.requests, ()
+        replies = self.group.replies
         for request in requests:
             if session.close_reason is not None:
                 return
@@ -174,9 +173,11 @@ class Service(object):
             body = self.execute(session, request)
             if request.wants_reply:
                 account = session.account
-                if session.has_pending or (account is not None and account.is_dirty):
-                    self.group.replies.append(PendingReply(session, request, body))
+                if account is not None and account.is_dirty:
+                    replies.append(PendingReply(session, request, body, account))
                     session.has_pending = True
+                elif session.has_pending:           # after one that waits, in order
+                    replies.append(PendingReply(session, request, body, None))
                 else:
                     output += body
                     output += b"\n"
@@ -189,7 +190,7 @@ class Service(object):
         for request in requests:
             body = self.execute(session, request)
             if request.wants_reply:
-                replies.append(PendingReply(session, request, body))
+                replies.append(PendingReply(session, request, body, dirty_account(session)))
         if replies:
             self.group.replies.append(PendingBatch(session, replies))
             session.has_pending = True
@@ -333,6 +334,12 @@ class Service(object):
     def log_trade(self, method, item, account):
         self.log(logging.DEBUG, "trade nickname=%s method=%s item=%s credits=%d",
                  quote(account.nickname), method, quote(item), account.credits, account=account)
+
+
+def dirty_account(session):
+    """Return the account of the session if it has uncommitted changes, None otherwise."""
+    account = session.account
+    return account if account is not None and account.is_dirty else None
 
 
 def peer(session):

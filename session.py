@@ -82,13 +82,11 @@ class PendingReply(object):
     """The reply to one request, which is sent after the commit of its tick."""
     __slots__ = ("session", "request", "body", "account")
 
-    def __init__(self, session, request, body):
-        account = session.account
+    def __init__(self, session, request, body, account):
         self.session = session
         self.request = request
         self.body = body                # body to send, if the account's changes are stored
-        # The account if it has uncommitted changes, None otherwise.
-        self.account = account if account is not None and account.is_dirty else None
+        self.account = account          # with uncommitted changes; None if it depends on none
 
     def accounts(self):
         """Return the accounts that the reply may depend on."""
