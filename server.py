@@ -96,12 +96,13 @@ class Server(object):
         begin, served = self.now, 0
         deadline = self.clock() + constants.TICK_SECONDS
         for polls in range(1, constants.POLLS_PER_COMMIT + 1):
+            first = served
             while served < len(ready) and self.clock() <= deadline:
                 served += self.service.serve(ready[served:], deadline)
             if served < len(ready) or polls == constants.POLLS_PER_COMMIT \
                     or not self.service.has_changes():
                 break
-            self.pause_unfinished(ready)
+            self.pause_unfinished(ready[first:])
             ready += self.poll(0)           # more requests for the same commit
         self.service.commit()
         self.runnable.clear()

@@ -521,6 +521,7 @@ def test_the_wait_for_the_prefetch_is_not_in_the_time_budget(driver):
         driver.clock.now += 5
 
     driver.shop.prefetch = slow_prefetch
+    driver.shop.storage.prefetches = True
     assert driver.service.serve([guest], driver.clock.now + 0.1) == 1
     assert len(driver.replies(guest)) == 1
 
