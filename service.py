@@ -139,7 +139,7 @@ class Service(object):
     # --- a tick -------------------------------------------------------------------------------
 
     def parse(self, sessions, deadline):
-        """Parse a quantum of each session; returns for how many there was room and time."""
+        """Parse a quantum of each session; returns for how many was room and, by fours, time."""
         count = 0
         for number, session in enumerate(sessions):
             if session.reader.lines:
@@ -148,7 +148,6 @@ class Service(object):
                 except Exception as defect:             # costs its line alone, as in `execute`
                     log_defect(self.limiter, defect)
                     session.requests.append(refused(DEFECT))
-                # Every fourth time: asking costs a hundredth of a request.
                 if count >= PARSE_BATCH or (number % 4 == 3 and self.clock() > deadline):
                     return number + 1
         return len(sessions)
