@@ -139,7 +139,7 @@ class Service(object):
     # --- a tick -------------------------------------------------------------------------------
 
     def parse(self, sessions, deadline):
-        """Parse a quantum of each session; returns for how many was room and, by fours, time."""
+        """Parse a quantum of each session; returns how many had their turn, by count and time."""
         count = 0
         for number, session in enumerate(sessions):
             if session.reader.lines:
@@ -148,14 +148,14 @@ class Service(object):
                 except Exception as defect:             # costs its line alone, as in `execute`
                     log_defect(self.limiter, defect)
                     session.requests.append(refused(DEFECT))
+                # The clock every fourth time: it costs a hundredth of a request.
                 if count >= PARSE_BATCH or (number % 4 == 3 and self.clock() > deadline):
                     return number + 1
         return len(sessions)
 
     def prefetch(self, sessions):
         """Have the storage load at once what these sessions' requests need."""
-        self.shop.prefetch({nickname for session in sessions
-                            for nickname in session.needed_nicknames()})
+        self.shop.prefetch({name for session in sessions for name in session.needed_nicknames()})
 
     def apply(self, session):
         """Apply the session's parsed requests; their replies go to its output, or wait."""
