@@ -8,6 +8,7 @@ from __future__ import unicode_literals
 import contextlib
 import os
 import random
+import re
 import select
 import signal
 import socket
@@ -393,6 +394,28 @@ def test_login_after_the_loss_in_one_tick_has_no_lock(database, open_shop, clust
     assert second.login("bob")[0].items == []
     second.commit()
     assert log_in_refused(first) == "nickname_in_use"
+
+
+@on_postgresql
+def test_failing_unlocks_are_one_log_line_and_a_count(cluster, database, start, outside):
+    """Of a role that may lock, and may not unlock."""
+    name = database.rsplit("/", 1)[1]
+    role = "locker_" + name
+    cluster.execute("CREATE ROLE %s LOGIN PASSWORD 'secret'" % role)
+    for sql in ("REVOKE EXECUTE ON FUNCTION pg_advisory_unlock(bigint) FROM PUBLIC",
+                "GRANT ALL ON ALL TABLES IN SCHEMA public TO " + role,
+                "GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO " + role):
+        outside.execute(sql)
+    program = start(database="postgresql://%s:secret@127.0.0.1:%d/%s" % (role, cluster.port, name))
+    peer = Peer(program.port)
+    for number in range(20):
+        assert "result" in peer.call("login", nickname="player %d" % number)
+        assert peer.call("logout")["result"] is True
+    assert program.log().count("ERROR unlock_failed error=") == 1
+    program.process.terminate()
+    assert program.wait() == 0
+    count, = re.findall(r"ERROR unlock_failed times=(\d+)\n", program.log())
+    assert int(count) >= 19
 
 
 @on_postgresql
