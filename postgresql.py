@@ -23,15 +23,12 @@ import peewee
 from constants import BUSY_SECONDS, MAX_CLIENTS, RETRY_SECONDS, STATEMENT_SECONDS
 from models import TABLES, Account
 from postgresql_connection import Connector, array, columns, duplicate_socket
-from storage import (STORAGE_ERRORS, CannotOpen, ConnectionLost, HeldElsewhere, Storage,
-                     check_schema, check_usable, describe)
+from postgresql_locks import NicknameLocks
+from storage import (STORAGE_ERRORS, CannotOpen, ConnectionLost, Storage, check_schema, check_usable,
+                     describe)
 from text import quote
 
 log = logging.getLogger("lavka.postgresql")
-
-# What `_prefetched` has for a nickname instead of its row, or of None where there is no account:
-# another server has locked it; it was not read.
-_HELD_ELSEWHERE, _UNREAD = "held elsewhere", "unread"
 
 
 class PostgreSQL(Storage):
@@ -41,12 +38,6 @@ class PostgreSQL(Storage):
 
     SELECT_TO_CHANGE = Storage.SELECT + " FOR UPDATE"
     MOMENT = "to_char(to_timestamp(time) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')"
-    # Lock and read separately: a combined statement would read a snapshot older than the lock, and
-    # the server that held the nickname may have stored something since.
-    LOCK = ("SELECT nickname, pg_try_advisory_lock(hashtextextended(nickname, 0)) "
-            "FROM unnest(%s::text[]) AS nickname")
-    UNLOCK = ("SELECT count(pg_advisory_unlock(hashtextextended(nickname, 0))) "
-              "FROM unnest(%s::text[]) AS nickname")
     ROWS = "SELECT nickname, id, credits, items FROM account WHERE nickname = ANY(%s::text[])"
     # One statement is one transaction. It inserts new accounts, unless the nickname exists; updates
     # known ones whose row is as it was loaded; records the ledger of both; returns those stored.
@@ -82,10 +73,8 @@ class PostgreSQL(Storage):
         self._retry_at = 0              # time of the next attempt to connect
         self._retry_pause = RETRY_SECONDS[0]    # seconds until the attempt after it
         self._tick = 0                  # number of ticks so far
-        self._prefetched = {}       # nickname -> row, None, _HELD_ELSEWHERE or _UNREAD
-        self._held = set()              # locked nicknames of players
-        self._released = set()          # locked nicknames without a player, to be unlocked
-        self._lock_unknown = set()      # nicknames whose lock or unlock failed
+        self._prefetched = {}           # nickname -> row, None, or class of what `load` raises
+        self._locks = NicknameLocks(self._run)
 
     # --- for a server: opening ----------------------------------------------------------------
 
@@ -112,23 +101,14 @@ class PostgreSQL(Storage):
         wanted = set(nicknames).difference(self._prefetched)
         if not wanted or self.is_lost:
             return
-        self._prefetched.update(dict.fromkeys(wanted, _UNREAD))
-        wanted -= self._lock_unknown
-        self._lock(wanted - self._held - self._released)
-        ours = [nickname for nickname in wanted
-                if self._prefetched[nickname] is not _HELD_ELSEWHERE]
+        self._prefetched.update(dict.fromkeys(wanted, peewee.OperationalError))
+        # Lock and read separately: a combined statement would read a snapshot older than the lock,
+        # and the server that held the nickname may have stored something since.
+        refused = self._locks.lock(wanted)
+        self._prefetched.update(refused)
+        ours = wanted.difference(refused)
         rows = self._rows(ours)
         self._prefetched.update((nickname, rows.get(nickname)) for nickname in ours)
-
-    def _lock(self, nicknames):
-        if nicknames:
-            self._lock_unknown |= nicknames     # unless the statement succeeds
-            for nickname, is_locked in self._run(self.LOCK, array(nicknames)).fetchall():
-                if is_locked:
-                    self._released.add(nickname)
-                else:
-                    self._prefetched[nickname] = _HELD_ELSEWHERE
-            self._lock_unknown -= nicknames
 
     def _rows(self, nicknames):
         """Return {nickname: row} of those that have an account."""
@@ -142,10 +122,8 @@ class PostgreSQL(Storage):
         if self.is_lost:
             raise peewee.OperationalError("there is no connection")
         row = self._prefetched[nickname]
-        if row is _HELD_ELSEWHERE:
-            raise HeldElsewhere()
-        if row is _UNREAD:
-            raise peewee.OperationalError("it could not be read")
+        if isinstance(row, type):
+            raise row("it could not be read")
         return check_usable(row)
 
     def data_version(self):
@@ -176,29 +154,22 @@ class PostgreSQL(Storage):
 
     def hold(self, nickname):
         if not self.is_lost:
-            self._released.discard(nickname)
-            self._held.add(nickname)
+            self._locks.hold(nickname)
 
     def release(self, nickname):
-        if nickname in self._held:              # otherwise it was lost with the connection
-            self._held.discard(nickname)
-            self._released.add(nickname)
+        self._locks.release(nickname)
 
     def has_released(self):
-        return bool(self._released)
+        return self._locks.has_released()
 
     def unlock_released(self):
         self._prefetched = {}
         self._tick += 1
-        self._lock_unknown |= self._released
-        self._released = set()
-        if self._lock_unknown:
-            try:
-                self._run(self.UNLOCK, array(self._lock_unknown))
-                self._lock_unknown = set()
-            except peewee.PeeweeException as error:     # the next tick tries again
-                if not self.is_lost:            # a lost connection has freed all of them
-                    log.error("unlock_failed error=%s", quote(describe(error)))
+        try:
+            self._locks.unlock_released()
+        except peewee.PeeweeException as error:         # the next tick tries again
+            if not self.is_lost:                # a lost connection has freed all of them
+                log.error("unlock_failed error=%s", quote(describe(error)))
         if not self._loss_reported:
             self._loss_reported = True
             raise ConnectionLost()
@@ -224,7 +195,7 @@ class PostgreSQL(Storage):
                 self._lose(error)
 
     def has_pending_work(self):
-        return self.is_lost or bool(self._lock_unknown)
+        return self.is_lost or self._locks.has_unknown()
 
     def do_pending_work(self, clock):
         """See `Storage`. Connects again, if the connection is lost and the time has come."""
@@ -266,8 +237,8 @@ class PostgreSQL(Storage):
             self.socket = None
             self._retry_at = 0
             self._retry_pause = RETRY_SECONDS[0]
-            for nicknames in (self._prefetched, self._held, self._released, self._lock_unknown):
-                nicknames.clear()
+            self._prefetched = {}
+            self._locks.clear()
 
     # --- for the commands ---------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ import torture
 from constants import (ITEMS, KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES,
                        STATEMENT_SECONDS, TCP_USER_TIMEOUT, TICK_SECONDS, USER_TIMEOUT_SECONDS)
 from log import monotonic
+from postgresql_locks import NicknameLocks
 from storage import CannotBackUp, ConnectionLost
 
 
@@ -80,13 +81,13 @@ def log_in_refused(shop, nickname="bob"):
 def record_statements(shop):
     """Return a list that grows by each statement that a shop executes."""
     statements = []
-    execute = shop.storage._run
+    execute = shop.storage.database.execute_sql
 
-    def record(sql, *parameters):
+    def record(sql, parameters=()):
         statements.append(sql)
-        return execute(sql, *parameters)
+        return execute(sql, parameters)
 
-    shop.storage._run = record
+    shop.storage.database.execute_sql = record
     return statements
 
 
@@ -424,14 +425,14 @@ def test_nickname_whose_unlock_failed_is_refused_until_it_is_unlocked(database, 
     bob, _ = shop.login("bob")
     ann, _ = shop.login("ann")
     assert not shop.commit()
-    unlock = shop.storage.UNLOCK
-    shop.storage.UNLOCK = "SELECT 1 / 0 FROM unnest(%s::text[])"
+    unlock = shop.storage._locks.UNLOCK
+    shop.storage._locks.UNLOCK = "SELECT 1 / 0 FROM unnest(%s::text[])"
     shop.logout(ann)
     assert not shop.commit() and shop.storage.has_pending_work() and not shop.has_changes()
     assert log_in_refused(shop, "ann") == "storage_failed"
     shop.buy(bob, CHEAP)
     assert not shop.commit()
-    shop.storage.UNLOCK = unlock
+    shop.storage._locks.UNLOCK = unlock
     assert not shop.commit() and not shop.storage.has_pending_work()
     assert not open_shop(database).login("ann")[1]
 
@@ -555,7 +556,7 @@ def test_missed_account_is_loaded_with_its_lock_in_two_statements(database, open
     assert not first.commit()
     statements = record_statements(first)
     account, created = first.login("bob")
-    assert statements == [first.storage.LOCK, first.storage.ROWS] and not created
+    assert statements == [NicknameLocks.LOCK, first.storage.ROWS] and not created
     assert log_in_refused(second) == "nickname_in_use"
     assert not first.commit()
     del statements[:]
@@ -573,11 +574,11 @@ def test_prefetched_account_is_loaded_without_a_statement(database, open_shop):
     log_in_stored(second, "ann")
     statements = record_statements(first)
     first.prefetch(["ann", "bob", "eve"])
-    assert statements == [first.storage.LOCK, first.storage.ROWS]
+    assert statements == [NicknameLocks.LOCK, first.storage.ROWS]
     assert first.login("bob")[1]
     assert refusal_of(first.login, "ann").reason == "nickname_in_use"
     first.prefetch(["bob", "ann"])              # known in this tick
-    assert statements == [first.storage.LOCK, first.storage.ROWS]
+    assert statements == [NicknameLocks.LOCK, first.storage.ROWS]
     assert not first.commit()
 
 
