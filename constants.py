@@ -87,6 +87,8 @@ STOP_SECONDS = 1              # to answer what was read before a stop; 2 s in al
 ACCEPT_PAUSE_SECONDS = 1      # after running out of descriptors; a retry at once would spin
 SWEEP_SECONDS = 0.25          # between two checks of the deadlines; their precision
 BUSY_SECONDS = 0.25           # busy timeout of the server; all players wait with it
+LOCK_SECONDS = 0.005          # for a lock in PostgreSQL, until a tick's changes are stored without
+                              # those that are behind it
 COMMAND_BUSY_SECONDS = 5      # busy timeout of the operators' commands; no player waits for them
 STATEMENT_SECONDS = 4         # for PostgreSQL to answer; all wait meanwhile, and clients give up
                               # after 5

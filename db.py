@@ -235,8 +235,9 @@ class Shop(object):
         """Count what a transaction has stored, and log what it has not."""
         if conflicts:
             ledger = [change for change in ledger if change[0] not in conflicts]
-            for account in conflicts:
-                log.warning("changed_outside nickname=%s", quote(account.nickname))
+            for account, row in conflicts.items():
+                log.warning("row_locked nickname=%s" if row == account.stored else
+                            "changed_outside nickname=%s", quote(account.nickname))
         self.commits += 1
         self.trades += sum(kind != Trade.OPENING for _, kind, _, _, _ in ledger)
         self.largest_batch = max(self.largest_batch, len(ledger))

@@ -20,16 +20,46 @@ import time
 
 import peewee
 
-from constants import BUSY_SECONDS, MAX_CLIENTS, RETRY_SECONDS, STATEMENT_SECONDS
+from constants import (BUSY_SECONDS, LOCK_SECONDS, MAX_CLIENTS, RETRY_SECONDS,
+                       STATEMENT_SECONDS)
+from log import monotonic
 from models import TABLES, Account
-from postgresql_connection import Connector, array, columns, duplicate_socket
+from postgresql_connection import (Connector, array, columns, duplicate_socket,
+                                   is_lock_timeout)
 from postgresql_locks import NicknameLocks
-from storage import (STORAGE_ERRORS, CannotOpen, ConnectionLost, Storage, check_schema, check_usable,
-                     describe)
+from storage import (STORAGE_ERRORS, CannotOpen, ConnectionLost, Storage, check_schema,
+                     check_usable, describe)
 from text import quote
 
 log = logging.getLogger("lavka.postgresql")
 
+# Sent with a statement, in one round trip and one transaction, so that it waits briefly for a lock.
+_BRIEFLY = "SET LOCAL lock_timeout = %d; " % (1000 * LOCK_SECONDS)
+
+# One statement is one transaction. It inserts new accounts, unless the nickname exists; updates
+# known ones whose row is as it was loaded; records the ledger of both; returns those stored.
+_SAVE = """
+    WITH opened AS (
+        INSERT INTO account (nickname, credits, items)
+        SELECT * FROM unnest(%s::text[], %s::bigint[], %s::text[])
+        ON CONFLICT (nickname) DO NOTHING
+        RETURNING nickname, id),
+    saved AS (
+        UPDATE account SET credits = new.credits, items = new.items
+        FROM (SELECT new.* FROM
+                unnest(%s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::bigint[], %s::text[])
+                AS new (nickname, id, credits, items, loaded_credits, loaded_items){}) AS new
+        WHERE account.id = new.id AND account.nickname = new.nickname
+            AND account.credits = loaded_credits AND account.items = loaded_items
+        RETURNING account.nickname, account.id),
+    stored AS (SELECT * FROM opened UNION ALL SELECT * FROM saved),
+    recorded AS (
+        INSERT INTO trade (account_id, time, what, item, price, credits)
+        SELECT stored.id, %s, what, item, price, credits
+        FROM unnest(%s::text[], %s::text[], %s::text[], %s::bigint[], %s::bigint[])
+            WITH ORDINALITY AS change (nickname, what, item, price, credits, number)
+        JOIN stored USING (nickname) ORDER BY number)
+    SELECT * FROM stored"""
 
 class PostgreSQL(Storage):
     """The accounts in one database; see `Storage` for what each method does."""
@@ -39,30 +69,10 @@ class PostgreSQL(Storage):
     SELECT_TO_CHANGE = Storage.SELECT + " FOR UPDATE"
     MOMENT = "to_char(to_timestamp(time) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')"
     ROWS = "SELECT nickname, id, credits, items FROM account WHERE nickname = ANY(%s::text[])"
-    # One statement is one transaction. It inserts new accounts, unless the nickname exists; updates
-    # known ones whose row is as it was loaded; records the ledger of both; returns those stored.
-    SAVE = """
-        WITH opened AS (
-            INSERT INTO account (nickname, credits, items)
-            SELECT * FROM unnest(%s::text[], %s::bigint[], %s::text[])
-            ON CONFLICT (nickname) DO NOTHING
-            RETURNING nickname, id),
-        saved AS (
-            UPDATE account SET credits = new.credits, items = new.items
-            FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::bigint[],
-                        %s::text[])
-                AS new (nickname, id, credits, items, loaded_credits, loaded_items)
-            WHERE account.id = new.id AND account.nickname = new.nickname
-                AND account.credits = loaded_credits AND account.items = loaded_items
-            RETURNING account.nickname, account.id),
-        stored AS (SELECT * FROM opened UNION ALL SELECT * FROM saved),
-        recorded AS (
-            INSERT INTO trade (account_id, time, what, item, price, credits)
-            SELECT stored.id, %s, what, item, price, credits
-            FROM unnest(%s::text[], %s::text[], %s::text[], %s::bigint[], %s::bigint[])
-                WITH ORDINALITY AS change (nickname, what, item, price, credits, number)
-            JOIN stored USING (nickname) ORDER BY number)
-        SELECT * FROM stored"""
+    SAVE = _BRIEFLY + _SAVE.format("")
+    # Leaves out the rows that others have locked. A row that changed before this statement has
+    # locked it is compared anew by the UPDATE, as READ COMMITTED has it.
+    SAVE_UNLOCKED = _SAVE.format(" JOIN account USING (id) FOR NO KEY UPDATE OF account SKIP LOCKED")
 
     def __init__(self, url):
         self._connector = Connector(url)
@@ -75,6 +85,7 @@ class PostgreSQL(Storage):
         self._tick = 0                  # number of ticks so far
         self._prefetched = {}           # nickname -> row, None, or class of what `load` raises
         self._locks = NicknameLocks(self._run)
+        self._is_blocked = False        # a lock outlasted BUSY_SECONDS, and nothing was stored since
 
     # --- for a server: opening ----------------------------------------------------------------
 
@@ -131,16 +142,15 @@ class PostgreSQL(Storage):
         return self._tick
 
     def save(self, rows, ledger):
-        opened = [account for account in rows if account.stored is None]
-        parameters = (
-            columns([(account.nickname,) + rows[account] for account in opened], 3)
-            + columns([(account.nickname, account.id) + rows[account] + account.stored[1:]
-                        for account in rows if account.stored is not None], 6)
-            + [int(time.time())]
-            + columns([(change[0].nickname,) + change[1:] for change in ledger], 5))
-        ids = dict(self._run(self.SAVE, *parameters).fetchall())
-        for account in opened:
-            account.id = ids.get(account.nickname)
+        try:
+            ids = self._store(self.SAVE, rows, rows, ledger)
+        except peewee.PeeweeException as error:
+            if not is_lock_timeout(error):
+                raise
+            ids = self._store_unlocked(rows, ledger)
+        for account in rows:
+            if account.stored is None:
+                account.id = ids.get(account.nickname)
         conflicts = [account for account in rows if account.nickname not in ids]
         if not conflicts:
             return {}
@@ -149,6 +159,39 @@ class PostgreSQL(Storage):
         except peewee.PeeweeException:          # the other accounts are stored all the same
             return {account: account.stored for account in conflicts}
         return {account: current.get(account.nickname) for account in conflicts}
+
+    def _store(self, statement, accounts, rows, ledger):
+        """Store some of the accounts, with their part of the ledger; return {nickname: id} of those
+        that are stored."""
+        parameters = (
+            columns([(account.nickname,) + rows[account] for account in accounts
+                     if account.stored is None], 3)
+            + columns([(account.nickname, account.id) + rows[account] + account.stored[1:]
+                        for account in accounts if account.stored is not None], 6)
+            + [int(time.time())]
+            + columns([(change[0].nickname,) + change[1:] for change in ledger], 5))
+        ids = dict(self._run(statement, *parameters).fetchall())
+        self._is_blocked = False
+        return ids
+
+    def _store_unlocked(self, rows, ledger):
+        """Store the accounts that nobody has locked; return {nickname: id} of those stored.
+
+        Raises one of STORAGE_ERRORS, if a table is locked above all; then nothing was stored.
+        """
+        known = [account for account in rows if account.stored is not None]
+        ids = self._store(self.SAVE_UNLOCKED, known, rows, ledger)
+        # Somebody inserts a new nickname, and no statement can skip it: divide until it is alone.
+        parts = [[account for account in rows if account.stored is None]]
+        deadline = monotonic() + BUSY_SECONDS
+        while parts and monotonic() < deadline:
+            part = parts.pop()
+            try:
+                ids.update(self._store(self.SAVE, part, rows, ledger))
+            except peewee.PeeweeException:
+                middle = len(part) // 2
+                parts += [half for half in (part[:middle], part[middle:]) if 0 < len(half) < len(part)]
+        return ids
 
     # --- for a server: nicknames --------------------------------------------------------------
 
@@ -178,11 +221,15 @@ class PostgreSQL(Storage):
         """Execute a statement of the server. Raises one of STORAGE_ERRORS."""
         if self.is_lost:
             raise peewee.OperationalError("there is no connection")
+        if self._is_blocked:
+            sql = _BRIEFLY + sql
         try:
             return self.database.execute_sql(sql, parameters)
         except peewee.PeeweeException as error:
             if self.database.connection().closed:
                 self._lose(error)
+            elif is_lock_timeout(error) and not sql.startswith(_BRIEFLY):
+                self._is_blocked = True
             raise
 
     # --- for the event loop -------------------------------------------------------------------

@@ -199,7 +199,15 @@ class _Database(peewee.PostgresqlDatabase):
         try:
             return super(_Database, self).execute_sql(*arguments, **options)
         except self.connection().Error as error:        # 2.7: QueryCanceled
-            raise peewee.OperationalError(*error.args)
+            raise peewee.OperationalError(error, *error.args)
+
+
+def is_lock_timeout(error):
+    """Return whether a statement has failed because it waited too long for a lock.
+
+    55P03 is lock_not_available (postgresql.org/docs/current/errcodes-appendix.html).
+    """
+    return getattr(getattr(error, "orig", None), "pgcode", None) == "55P03"
 
 
 # A user or password with @ / ? # in it, and a later @ or #, make a URL ambiguous: libpq might take

@@ -97,9 +97,9 @@ class Storage(object):
 
         `rows` is {OpenAccount: (credits, items as text)}, `ledger` a list of (OpenAccount, kind,
         item, price, credits afterwards), in order. New accounts get their `id`. Optimistic
-        locking: accounts whose row changed since it was loaded are skipped, and returned with
-        their current row, {OpenAccount: row or None}. Raises one of STORAGE_ERRORS; then nothing
-        was stored.
+        locking: accounts whose row changed since it was loaded, or is locked by somebody else, are
+        skipped, and returned with their current row, {OpenAccount: row or None}. Raises one of
+        STORAGE_ERRORS; then nothing was stored.
         """
         raise NotImplementedError()
 

@@ -17,9 +17,9 @@ import sys
 import time
 
 import pytest
-from conftest import (CHEAP, ROOT, Peer, Ticker, audit, connect, environment, free_port, hold,
-                      log_in_stored, on_postgresql, reason, refusal_of, request, run_program,
-                      wait_for)
+from conftest import (CHEAP, ROOT, Peer, Ticker, advisory_locks, audit, connect, environment,
+                      free_port, hold, log_in_stored, on_postgresql, reason, record_statements,
+                      refusal_of, request, run_program, wait_for)
 
 import db
 import pgcluster
@@ -51,14 +51,6 @@ def sessions(database):
             "AND datname = current_database()").fetchall()]
 
 
-def advisory_locks(database):
-    """Return how many advisory locks the sessions on the database have."""
-    with contextlib.closing(connect(database)) as outside:
-        return outside.execute(
-            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = "
-            "(SELECT oid FROM pg_database WHERE datname = current_database())").fetchone()[0]
-
-
 def terminate_session(cluster, database, shop):
     """End the session of a shop, which does not notice before its next statement."""
     pid, _ = shop.storage._session
@@ -76,19 +68,6 @@ def log_in_refused(shop, nickname="bob"):
     reason = refusal_of(shop.login, nickname).reason
     shop.commit()
     return reason
-
-
-def record_statements(shop):
-    """Return a list that grows by each statement that a shop executes."""
-    statements = []
-    execute = shop.storage.database.execute_sql
-
-    def record(sql, parameters=()):
-        statements.append(sql)
-        return execute(sql, parameters)
-
-    shop.storage.database.execute_sql = record
-    return statements
 
 
 # --- URLs -----------------------------------------------------------------------------------------
