@@ -76,6 +76,7 @@ class Connector(object):
         self.driver.extensions.set_wait_callback(self._wait)
         try:
             database.connect()
+            self._check_session(database)
             self._configure(database)
             self._check(database)
         except peewee.PeeweeException as error:
@@ -85,6 +86,19 @@ class Connector(object):
             database.close()
             raise
         return database
+
+    def _check_session(self, database):
+        """Check that the session is this connection's own. Raises CannotOpen.
+
+        A pooler lends sessions to its clients, and one to several clients at once, transaction by
+        transaction: locks and settings would be everybody's. It does not tell the process id of
+        PostgreSQL's (protocol-message-formats.html, BackendKeyData). Checked before any setting is
+        made, which would stay in the pool.
+        """
+        pid, = database.execute_sql("SELECT pg_backend_pid()").fetchone()
+        if pid != database.connection().get_backend_pid():
+            raise CannotOpen("the database %s is behind a pooler, such as PgBouncer: give the "
+                             "address of PostgreSQL itself" % self.name)
 
     def _configure(self, database):
         """Apply the settings to a new session."""

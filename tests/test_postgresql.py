@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -247,6 +248,92 @@ def test_database_with_another_encoding_is_refused(cluster):
     cluster.execute("CREATE DATABASE ascii ENCODING 'SQL_ASCII' TEMPLATE template0")
     status, said = run("db.py", "--database", cluster.url("ascii"))
     assert status == 1 and "SQL_ASCII, it has to be UTF8" in said
+
+
+class Pooler(object):
+    """A TCP proxy that, like a pooler, tells each client another process id than PostgreSQL's.
+
+    The id is in the message BackendKeyData: K, its length, the id, a key
+    (postgresql.org/docs/current/protocol-message-formats.html).
+    """
+
+    def __init__(self, port, changes_pid=True):
+        self.port = port                # of PostgreSQL
+        self.changes_pid = changes_pid
+        self.listener = socket.socket()
+        self.listener.bind(("127.0.0.1", 0))
+        self.listener.listen(5)
+        self.start(self.accept)
+
+    def start(self, function, *arguments):
+        thread = threading.Thread(target=function, args=arguments)
+        thread.daemon = True
+        thread.start()
+
+    def accept(self):
+        while True:
+            try:
+                client = self.listener.accept()[0]
+            except socket.error:        # closed
+                return
+            server = socket.create_connection(("127.0.0.1", self.port))
+            self.start(self.copy, client, server, False)
+            self.start(self.copy, server, client, self.changes_pid)
+
+    def copy(self, source, target, changes_pid):
+        try:
+            for data in iter(lambda: source.recv(1 << 16), b""):
+                key = data.find(b"K\0\0\0\x0c") if changes_pid else -1
+                if key >= 0:
+                    data = data[:key + 5] + b"\0\0\0\1" + data[key + 9:]
+                    changes_pid = False
+                target.sendall(data)
+        except socket.error:
+            pass
+        for end in (source, target):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except socket.error:
+                pass
+
+    def url(self, database):
+        return database.replace(":%d/" % self.port, ":%d/" % self.listener.getsockname()[1])
+
+    def close(self):
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+
+@on_postgresql
+def test_pooler_is_refused_with_one_line(cluster, database):
+    with contextlib.closing(Pooler(cluster.port)) as pooler:
+        url = pooler.url(database)
+        for program, arguments in (("db.py", []), ("admin.py", ["verify"]),
+                                   ("admin.py", ["grant", "bob", "5"]),
+                                   ("server.py", ["--port", "0"])):
+            status, said = run(program, *arguments, LAVKA_DATABASE=url)
+            assert (status, said.count("\n")) == (1, 1) and "a pooler" in said, said
+        pooler.changes_pid = False
+        assert run("admin.py", "verify", LAVKA_DATABASE=url)[0] == 0
+
+
+@on_postgresql
+def test_pooler_at_reconnection_is_unreachable(cluster, database, caplog):
+    with contextlib.closing(Pooler(cluster.port, changes_pid=False)) as pooler:
+        with contextlib.closing(Ticker(pooler.url(database))) as ticker:
+            ticker.client("bob")
+            pooler.changes_pid = True
+            terminate_all_sessions(cluster)
+            ticker.until(lambda: ticker.shop.storage.is_lost)
+            ticker.clock.now += 1
+            ticker.until(lambda: "storage_unreachable" in caplog.text)
+            assert "a pooler" in caplog.text and ticker.shop.storage.is_lost
+            assert reason(ticker.call(ticker.client()[0], "login", nickname="bob")) == (
+                "storage_failed")
+            pooler.changes_pid = False
+            ticker.clock.now += 10
+            ticker.until(lambda: not ticker.shop.storage.is_lost)
+            ticker.client("bob")
 
 
 # --- advisory locks and fencing -------------------------------------------------------------------
