@@ -71,6 +71,13 @@ PAGE_SIZE = 512               # bytes, of a new file; a commit writes whole page
 WAL_SIZE = 4096000            # bytes of the write-ahead log at which a commit starts a checkpoint:
                               # SQLite's default of 1,000 pages, at the usual 4,096 bytes a page
 
+# --- PostgreSQL -------------------------------------------------------------------------------
+
+LOCK_TABLE_SHARE = 0.9        # of PostgreSQL's lock table, up to which nicknames are locked; the
+                              # commands need locks, too, and so does whoever else uses it
+LOCK_COUNT_SHARE = 0.125      # of the room left, after which a server counts all locks again: more
+                              # than a few servers that fill it at once do not go too far
+
 # --- the console (columns) --------------------------------------------------------------------
 
 COLUMNS = 80                  # of a line; what terminals have at least
@@ -89,6 +96,8 @@ SWEEP_SECONDS = 0.25          # between two checks of the deadlines; their preci
 BUSY_SECONDS = 0.25           # busy timeout of the server; all players wait with it
 LOCK_SECONDS = 0.005          # for a lock in PostgreSQL, until a tick's changes are stored without
                               # those that are behind it
+LOCK_COUNT_SECONDS = 5        # after which a login has the locks counted again; counting 40,000
+                              # takes 20 ms
 COMMAND_BUSY_SECONDS = 5      # busy timeout of the operators' commands; no player waits for them
 STATEMENT_SECONDS = 4         # for PostgreSQL to answer; all wait meanwhile, and clients give up
                               # after 5

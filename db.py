@@ -24,7 +24,8 @@ from log import monotonic
 from models import Trade
 from postgresql import PostgreSQL
 from sqlite import SQLite
-from storage import STORAGE_ERRORS, URL, CannotOpen, HeldElsewhere, UnusableRow, describe
+from storage import (STORAGE_ERRORS, URL, CannotOpen, HeldElsewhere, NoRoom, UnusableRow,
+                     describe)
 from text import quote
 
 log = logging.getLogger("lavka.db")
@@ -112,7 +113,7 @@ class Shop(object):
         """Load or open the account of a nickname; returns (OpenAccount, whether it is new).
 
         Raises Refusal: nickname_in_use when another server holds it, storage_failed when the
-        database cannot be read.
+        database cannot be read, or has no room for another player.
         """
         account = self._dirty.get(nickname)         # of a login that ended in this very tick
         if account is not None:
@@ -122,6 +123,9 @@ class Shop(object):
             stored = self.storage.load(nickname)
         except HeldElsewhere:
             raise Refusal("nickname_in_use", NICKNAME_IN_USE)
+        except NoRoom:
+            raise Refusal("storage_failed",
+                          "There is no room for another player now. Try again later.")
         except UnusableRow:
             log.error("unusable_row nickname=%s", quote(nickname))
             raise Refusal("storage_failed", "This account cannot be read.")
@@ -189,7 +193,7 @@ class Shop(object):
             if account.version != self._version and not account.is_dirty:
                 account.set_stored(self.storage.load(account.nickname) or account.stored)
                 account.version = self._version
-        except (UnusableRow, HeldElsewhere) + STORAGE_ERRORS:
+        except (UnusableRow, HeldElsewhere, NoRoom) + STORAGE_ERRORS:
             pass
 
     # --- storing it ---------------------------------------------------------------------------

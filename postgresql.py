@@ -72,7 +72,8 @@ class PostgreSQL(Storage):
     SAVE = _BRIEFLY + _SAVE.format("")
     # Leaves out the rows that others have locked. A row that changed before this statement has
     # locked it is compared anew by the UPDATE, as READ COMMITTED has it.
-    SAVE_UNLOCKED = _SAVE.format(" JOIN account USING (id) FOR NO KEY UPDATE OF account SKIP LOCKED")
+    SAVE_UNLOCKED = _SAVE.format(
+        " JOIN account USING (id) FOR NO KEY UPDATE OF account SKIP LOCKED")
 
     def __init__(self, url):
         self._connector = Connector(url)
@@ -85,7 +86,7 @@ class PostgreSQL(Storage):
         self._tick = 0                  # number of ticks so far
         self._prefetched = {}           # nickname -> row, None, or class of what `load` raises
         self._locks = NicknameLocks(self._run)
-        self._is_blocked = False        # a lock outlasted BUSY_SECONDS, and nothing was stored since
+        self._is_blocked = False        # whether a lock outlasted BUSY_SECONDS, until a save
 
     # --- for a server: opening ----------------------------------------------------------------
 
@@ -94,12 +95,9 @@ class PostgreSQL(Storage):
         self._connector.answer_seconds = STATEMENT_SECONDS
         self._open(TABLES)
         self._begin_session()
-        capacity, = self.query("SELECT current_setting('max_locks_per_transaction')::bigint * "
-                           "(current_setting('max_connections')::bigint "
-                           "+ current_setting('max_prepared_transactions')::bigint)").fetchone()
-        if capacity < MAX_CLIENTS:
+        if self._locks.limit < MAX_CLIENTS:
             log.warning("few_locks room_for=%d: players of all servers together; a greater "
-                        "max_locks_per_transaction has room for more", capacity)
+                        "max_locks_per_transaction has room for more", self._locks.limit)
 
     def close(self):
         self.database.close()
@@ -189,8 +187,9 @@ class PostgreSQL(Storage):
             try:
                 ids.update(self._store(self.SAVE, part, rows, ledger))
             except peewee.PeeweeException:
-                middle = len(part) // 2
-                parts += [half for half in (part[:middle], part[middle:]) if 0 < len(half) < len(part)]
+                if len(part) > 1:
+                    middle = len(part) // 2
+                    parts += [part[:middle], part[middle:]]
         return ids
 
     # --- for a server: nicknames --------------------------------------------------------------
@@ -272,6 +271,7 @@ class PostgreSQL(Storage):
         """Make this connection's session the one that holds nicknames."""
         self._session = self.query("SELECT pid, backend_start FROM pg_stat_activity "
                                    "WHERE pid = pg_backend_pid()").fetchone()
+        self._locks.begin(*self.query(self._locks.CAPACITY).fetchone())
         self.socket = duplicate_socket(self.database.connection())
 
     def _lose(self, error):

@@ -43,6 +43,10 @@ class HeldElsewhere(Exception):
     """Another server on the same database holds the nickname."""
 
 
+class NoRoom(Exception):
+    """The database has no room for the nickname of another player."""
+
+
 class UnusableRow(Exception):
     """An account's row holds what the shop never writes: no number, no text, out of range."""
 
@@ -84,7 +88,7 @@ class Storage(object):
     def load(self, nickname):
         """Return the row of an account, None where there is none.
 
-        Raises UnusableRow, HeldElsewhere, or one of STORAGE_ERRORS.
+        Raises UnusableRow, HeldElsewhere, NoRoom, or one of STORAGE_ERRORS.
         """
         raise NotImplementedError()
 

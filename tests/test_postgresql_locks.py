@@ -1,19 +1,24 @@
 # -*- coding: utf-8 -*-
-"""Locks of PostgreSQL that stand in a server's way: of a row, a new nickname, a table."""
+"""Locks of PostgreSQL that stand in a server's way, of a row, a new nickname, a table; and the room
+that there is for locks."""
 from __future__ import unicode_literals
 
 import contextlib
 import re
 import threading
-import time
 
 import pytest
-from conftest import (CHEAP, Peer, account_of, audit, connect, log_in_stored, on_postgresql, reason,
-                      record_statements, request, run_program, wait_for)
+from conftest import (CHEAP, Peer, account_of, advisory_locks, audit, connect, free_port,
+                      log_in_stored, on_postgresql, reason, record_statements, refusal_of, request,
+                      run_program, wait_for)
 
+import db
+import pgcluster
 from constants import BUSY_SECONDS
 from log import monotonic
 from postgresql import PostgreSQL
+from postgresql_locks import NicknameLocks
+from session import FOREVER
 
 AT_ONCE = BUSY_SECONDS / 2      # seconds; a wait for the lock would take longer
 
@@ -90,7 +95,7 @@ def test_row_that_was_changed_under_the_lock_is_never_overwritten(shop, database
 
 @on_postgresql
 def test_row_that_changes_while_the_statement_runs_is_never_overwritten(shop, database, outside):
-    """Its snapshot has the old row (READ COMMITTED); the row is compared again when it is locked."""
+    """Its snapshot has the old row (READ COMMITTED); the row is compared anew once it is locked."""
     bob, ann = log_in_stored(shop, "bob"), log_in_stored(shop, "ann")
     outside.execute("CREATE FUNCTION pause() RETURNS trigger LANGUAGE plpgsql AS "
                     "$$ BEGIN PERFORM pg_sleep(0.3); RETURN NEW; END $$")
@@ -222,3 +227,109 @@ def test_locked_table_is_waited_for_once(shop, database, outside, caplog, table,
     assert not shop.commit()                    # it waits again: most locks of a table are short
     release.join()
     audit(database)
+
+
+# --- the lock table -------------------------------------------------------------------------------
+
+ROOM = 180      # nine tenths of max_locks_per_transaction * max_connections below
+
+
+@pytest.fixture
+def small_cluster(cluster):
+    """Return a cluster whose lock table has little room."""
+    small = pgcluster.Cluster(free_port(), ["max_locks_per_transaction=10", "max_connections=20"])
+    yield small
+    small.close()
+
+
+def count_again(shop):
+    """Let the time pass after which the locks are counted again."""
+    shop.storage._locks._count_at = 0
+
+
+def log_in_many(shop, name, number):
+    """Log in with so many nicknames in a tick; return the refused ones."""
+    nicknames = ["%s %d" % (name, each) for each in range(number)]
+    shop.prefetch(nicknames)
+    refused = []
+    for nickname in nicknames:
+        try:
+            shop.login(nickname)
+        except db.Refusal as refusal:
+            assert (refusal.reason, refusal.message) == (
+                "storage_failed", "There is no room for another player now. Try again later.")
+            refused.append(nickname)
+    assert not shop.commit()
+    return refused
+
+
+def test_lock_table_is_filled_to_nine_tenths_by_all_servers_together(small_cluster, open_shop,
+                                                                     caplog):
+    database = small_cluster.url(small_cluster.template)
+    one, two = open_shop(database), open_shop(database)
+    assert caplog.text.count("few_locks room_for=%d:" % ROOM) == 2
+    bob = log_in_stored(one)
+    assert log_in_many(one, "one", 100) == [] and "locks_full" not in caplog.text
+    refused = log_in_many(two, "two", 100)
+    assert "ERROR" in caplog.text and caplog.text.count("locks_full room_for=%d" % ROOM) == 1
+    locked = advisory_locks(database)
+    assert locked == 201 - len(refused) and ROOM - 20 <= locked <= ROOM      # a few are of tables
+    # Nothing is counted again and again, and a place that this server gives back is there.
+    statements = record_statements(two)
+    assert len(log_in_many(two, "late", 3)) == 3
+    player = next(name for name in map("two {}".format, range(100)) if name not in refused)
+    two.logout(two.login(player)[0])
+    assert not two.commit() and len(log_in_many(two, "late", 3)) == 2
+    assert NicknameLocks.COUNT not in statements
+    # Players go on, and so do the commands.
+    trade(one, [bob])
+    assert not one.commit()
+    for program, arguments in (("db.py", []), ("admin.py", ["grant", "bob", "5"]),
+                               ("admin.py", ["verify"]), ("admin.py", ["show", "bob"])):
+        assert run_program(program, *arguments, LAVKA_DATABASE=database)[0] == 0
+    for shop in (one, two):
+        count_again(shop)
+        assert log_in_many(shop, "later", 1) == ["later 0"]
+    # Places that other servers give back are found.
+    for number in range(50):
+        one.logout(one.login("one %d" % number)[0])
+    assert not one.commit() and log_in_many(two, "later", 1) == ["later 0"]
+    count_again(two)
+    assert log_in_many(two, "later", 1) == []
+
+
+def test_server_counts_again_after_an_eighth_of_the_room(small_cluster, open_shop):
+    shop = open_shop(small_cluster.url(small_cluster.template))
+    statements = record_statements(shop)
+    for number in range(160):
+        assert log_in_many(shop, "player %d" % number, 1) == []
+    assert 5 <= statements.count(NicknameLocks.COUNT) <= 40
+    del statements[:]
+    for _ in range(50):                         # the same player comes and goes
+        shop.logout(shop.login("player 7 0")[0])
+        assert not shop.commit()
+        assert not shop.login("player 7 0")[1] and not shop.commit()
+    assert statements.count(NicknameLocks.COUNT) <= 1
+
+
+def test_lock_table_that_others_fill_refuses_logins_and_frees_what_was_locked(
+        small_cluster, open_shop, outside_of, caplog):
+    database = small_cluster.url(small_cluster.template)
+    shop = open_shop(database)
+    bob = log_in_stored(shop)
+    outside = outside_of(database)
+    with pytest.raises(outside.connection.Error):
+        for number in range(100000):
+            outside.execute("SELECT pg_advisory_lock(?)", (number,))
+    outside.execute("SELECT pg_advisory_unlock(number) FROM generate_series(0, 49) AS number")
+    before = advisory_locks(database)
+    shop.storage._locks._most = shop.storage._locks._count_at = FOREVER     # it does not know
+    shop.prefetch(["player %d" % number for number in range(1000)])
+    assert refusal_of(shop.login, "player 7").reason == "storage_failed"
+    assert "out of shared memory" in caplog.text
+    assert not shop.commit()
+    trade(shop, [bob])
+    assert not shop.commit() and not shop.storage.is_lost
+    assert advisory_locks(database) == before
+    outside.execute("SELECT pg_advisory_unlock_all()")
+    assert shop.login("player 7")[1] and not shop.commit()
