@@ -69,6 +69,22 @@ class Connection(Session):
             reads = reads and not self.has_requests() and self.is_served()
         return (READ if reads else 0) | (WRITE if self.output else 0)
 
+    def register(self, selector):
+        """Register the socket for the events that the connection wants.
+
+        Without any it is unregistered: epoll reports a hang-up regardless, again and again.
+        """
+        events = self.wanted_events()
+        if events == self.interest:
+            return
+        if not events:
+            selector.unregister(self.sock)
+        elif not self.interest:
+            selector.register(self.sock, events, self)
+        else:
+            selector.modify(self.sock, events, self)
+        self.interest = events
+
 
 def select(selector, timeout):
     """Return the selector's events, after `timeout` seconds at most; None waits for ever."""

@@ -162,7 +162,7 @@ class Server(object):
         for connection in connections:
             if connection.reader.lines:
                 self.runnable[connection] = None        # `poll` gives these no second turn
-                self.register(connection)
+                connection.register(self.selector)
 
     def add_connection(self, sock, address):
         """Begin a connection on an accepted socket; returns it."""
@@ -231,7 +231,7 @@ class Server(object):
         if connection.close_reason is not None:
             self.close_after_flush(connection)
         if connection.phase is not CLOSED:
-            self.register(connection)
+            connection.register(self.selector)
 
     def update_changed(self):
         """See to connections that the service has ended, or given a new deadline."""
@@ -240,22 +240,6 @@ class Server(object):
                 self.timed.add(connection)
                 self.flush(connection)
                 self.update_interest(connection)
-
-    def register(self, connection):
-        """Register the connection for the events that it wants.
-
-        Without any it is unregistered: epoll reports a hang-up regardless, again and again.
-        """
-        events = connection.wanted_events()
-        if events == connection.interest:
-            return
-        if not events:
-            self.selector.unregister(connection.sock)
-        elif not connection.interest:
-            self.selector.register(connection.sock, events, connection)
-        else:
-            self.selector.modify(connection.sock, events, connection)
-        connection.interest = events
 
     def close_after_flush(self, connection):
         """Go on with the end of a connection whose session has ended."""
