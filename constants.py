@@ -71,6 +71,7 @@ PAGE_SIZE = 512               # bytes, of a new file; a commit writes whole page
 WAL_SIZE = 4096000            # bytes of the write-ahead log at which a commit starts a checkpoint:
                               # SQLite's default of 1,000 pages, at the usual 4,096 bytes a page
 WAL_LARGE = 4 * WAL_SIZE      # of its file; from here on a thread makes the checkpoints: 2 ms a MB
+WAL_REST = 262144             # bytes that the thread leaves to the loop, which copies them in 2 ms
 WAL_STEP = 32 * 1024 * 1024   # bytes by which a large file shrinks at once, in some 20 ms
 
 # --- the console (columns) --------------------------------------------------------------------

@@ -93,6 +93,8 @@ class SQLite(Storage):
         if problem is not None:
             self._rescue()
             raise peewee.OperationalError(problem)
+        self.wal_size = self._files.wal_size
+        self._checkpointer.look_after(self.wal_size)
         try:
             self.database.begin("IMMEDIATE")
             conflicts = self._write(rows)
@@ -101,8 +103,6 @@ class SQLite(Storage):
         except STORAGE_ERRORS:
             self._roll_back()
             raise
-        self.wal_size = self._files.wal_size
-        self._checkpointer.after_commit(self.wal_size)
         return conflicts
 
     def _rescue(self):
