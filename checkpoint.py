@@ -43,8 +43,16 @@ class Checkpointer(object):
         self.retry_at = 0           # time at which the next thread may begin
         self.thread = None
         self.connection = None      # of the thread
-        query("PRAGMA wal_checkpoint(TRUNCATE)")        # what a crash has left; nobody plays yet
+        self.failure = None         # error that has ended the thread
+        self._copy_all()
         query("PRAGMA wal_autocheckpoint = %d" % self.pages)
+
+    def _copy_all(self):
+        """Copy what a crash has left, while nobody plays yet."""
+        try:
+            self.query("PRAGMA wal_checkpoint(TRUNCATE)")
+        except STORAGE_ERRORS as error:
+            _log_failure(error)         # on a full disk, say; the log is as good a place
 
     def look_after(self, size):
         """Look after the log before a commit; its file has `size` bytes."""
@@ -67,31 +75,31 @@ class Checkpointer(object):
             self._start_thread()
 
     def _start_thread(self):
-        self.connection = sqlite3.connect(self.path, isolation_level=None,
-                                          check_same_thread=False)
-        self.connection.execute("PRAGMA synchronous = FULL")
+        try:
+            self.connection = sqlite3.connect(self.path, isolation_level=None,
+                                              check_same_thread=False)
+            self.connection.execute("PRAGMA synchronous = FULL")
+        except STORAGE_ERRORS as error:         # out of descriptors, say
+            _log_failure(error)
+            return
         self.thread = threading.Thread(target=self._copy)
         self.thread.daemon = True               # the end of the process ends it
         self.thread.start()
 
     def _copy(self):
         """Copy the log, and what is committed meanwhile, until the rest is short: the thread."""
-        copied = -1
-        while True:
-            before, (_, copied) = copied, self._checkpoint(self.connection.execute)
-            self.uncopied = os.path.getsize(self.path + "-wal") - copied * self.frame_size
-            if self.uncopied <= WAL_REST or copied <= before:   # another program reads the rest
-                return
-
-    def _checkpoint(self, execute):
-        """Return how many frames the log has, and how many of them are copied, or (1, 0)."""
         try:
-            is_busy, frames, copied = execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            if not is_busy:
-                return frames, copied
+            before = -1
+            while True:
+                _, copied = _checkpoint(self.connection.execute)
+                self.uncopied = os.path.getsize(self.path + "-wal") - copied * self.frame_size
+                if self.uncopied <= WAL_REST or copied <= before:
+                    return                      # or another program still reads an older state
+                before = copied
         except STORAGE_ERRORS as error:
-            log.warning("checkpoint_failed error=%s", quote(describe(error)))
-        return 1, 0
+            self.failure = error
+        except EnvironmentError:
+            pass                                # the log was removed: the next commit tells it
 
     def _shrink(self, size):
         """Copy the short rest, and have the next commit start the log anew, in a smaller file.
@@ -104,8 +112,12 @@ class Checkpointer(object):
             log.warning("wal_shrunk bytes=%d", size)
             return
         self.query("PRAGMA journal_size_limit = %d" % max(WAL_SIZE, size - WAL_STEP))
-        frames, copied = self._checkpoint(self.query)
-        self.uncopied = 0 if copied == frames else size
+        try:
+            frames, copied = _checkpoint(self.query)
+            self.uncopied = 0 if copied == frames else size
+        except STORAGE_ERRORS as error:
+            _log_failure(error)
+            self.uncopied = size
 
     def stop(self):
         """End the thread; returns whether it has ended, which a slow disk can delay."""
@@ -119,4 +131,17 @@ class Checkpointer(object):
         if self.thread is not None and not self.thread.is_alive():
             self.connection.close()
             self.thread = None
+            if self.failure is not None:
+                _log_failure(self.failure)
+                self.failure = None
         return self.thread is None
+
+
+def _checkpoint(execute):
+    """Copy what can be copied; returns how many frames the log has, and how many are copied."""
+    is_busy, frames, copied = execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return (1, 0) if is_busy else (frames, copied)
+
+
+def _log_failure(error):
+    log.warning("checkpoint_failed error=%s", quote(describe(error)))

@@ -80,7 +80,10 @@ class HeldFiles(object):
         self._identities = [(self.path + ending, _identity(os.stat(self.path + ending)))
                             for ending in (_LOCK,) + _SQLITE_FILES]
         lines = ["%d %d\n" % identity for _, identity in self._identities[1:]]
-        os.write(self._descriptors[_LOCK], "".join(lines).encode("ascii"))
+        try:
+            os.write(self._descriptors[_LOCK], "".join(lines).encode("ascii"))
+        except EnvironmentError:
+            pass        # the disk is full: only commands miss it; a server can still let play
 
     def problem(self):
         """Return a sentence if a name does not mean its file any more, otherwise None."""

@@ -261,7 +261,8 @@ class SQLite(Storage):
         """Check that a server, if one runs, has the same files open; returns the path. Raises
         CannotOpen."""
         path = self._path()
-        problem = conflict(path)
+        with self._explained():
+            problem = conflict(path)
         if problem is not None:
             raise CannotOpen("cannot open the database %s: %s" % (self.name, problem))
         return path
