@@ -405,7 +405,7 @@ def test_the_statistics_can_be_read(program):
 
 def test_ipv6(start):
     program = start("--host", "::1")
-    assert "listening on ::1:%d" % program.port in program.log()
+    assert "listening on [::1]:%d\n" % program.port in program.log()
     assert "passwords" not in program.log()
     with client.Client("::1", program.port) as player:
         assert player.login("bob")["created"]

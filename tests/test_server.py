@@ -687,10 +687,11 @@ class FaultyListener(object):
 
 
 def fail_accept(loop, *faults):
-    loop.server.selector.unregister(loop.listener.sock)
-    loop.listener.sock = FaultyListener(loop.listener.sock, list(faults))
-    loop.server.selector.register(loop.listener.sock, READ, loop.listener)
-    return loop.listener.sock
+    sock, = loop.listener.sockets
+    loop.server.selector.unregister(sock)
+    loop.listener.sockets = [FaultyListener(sock, list(faults))]
+    loop.server.selector.register(loop.listener.sockets[0], READ, loop.listener)
+    return loop.listener.sockets[0]
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM,
