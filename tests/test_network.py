@@ -67,7 +67,8 @@ class Proxy(object):
     def __init__(self, directory, number, **changes):
         self.port = free_port()
         if not is_root():
-            changes["rights"] = ("    user haproxy\n    group haproxy\n    chroot %s\n" % CHROOT, "")
+            rights = "    user haproxy\n    group haproxy\n    chroot %s\n" % CHROOT
+            changes["rights"] = (rights, "")
         path = os.path.join(directory, "haproxy.cfg")
         with io.open(path, "w", encoding="utf-8") as file:
             file.write(configuration(
