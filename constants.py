@@ -49,9 +49,12 @@ MAX_DIGITS = 4300             # digits of a JSON integer; int() is quadratic, an
 # --- the event loop ---------------------------------------------------------------------------
 
 MAX_CLIENTS = 20000           # connections served at once; about 1.3 KB of memory each when idle
-SPARE_CLIENTS = 16            # connections beyond these that are told server_full; further ones
-                              # wait in the listen queue
+MAX_CLIENTS_PER_ADDRESS = 2000    # of these, for addresses that are not loopback: a school, an
+                              # office or a carrier's NAT shares one, and leaves room for others
+SPARE_CLIENTS = 16            # connections beyond MAX_CLIENTS that linger after server_full;
+                              # further ones are closed without
 SPARE_DESCRIPTORS = 32        # kept free for SQLite, its write-ahead log, the log and the listener
+PORT_ATTEMPTS = 10            # to find a port that is free on every address of a name
 LISTEN_QUEUE = 1024           # connections that the kernel completes before they are accepted; a
                               # login storm comes at once
 ACCEPT_BATCH = 64             # connections accepted in one poll, so that players need not wait
@@ -70,6 +73,9 @@ PAGE_SIZE = 512               # bytes, of a new file; a commit writes whole page
                               # accounts on file each trade changes a page of its own
 WAL_SIZE = 4096000            # bytes of the write-ahead log at which a commit starts a checkpoint:
                               # SQLite's default of 1,000 pages, at the usual 4,096 bytes a page
+WAL_LARGE = 4 * WAL_SIZE      # of its file; from here on a thread makes the checkpoints: 2 ms a MB
+WAL_REST = 262144             # bytes that the thread leaves to the loop, which copies them in 2 ms
+WAL_STEP = 32 * 1024 * 1024   # bytes by which a large file shrinks at once, in some 20 ms
 
 # --- PostgreSQL -------------------------------------------------------------------------------
 
@@ -99,6 +105,9 @@ LOCK_SECONDS = 0.005          # for a lock in PostgreSQL, until a tick's changes
 LOCK_COUNT_SECONDS = 5        # after which a login has the locks counted again; counting 40,000
                               # takes 20 ms
 COMMAND_BUSY_SECONDS = 5      # busy timeout of the operators' commands; no player waits for them
+LOCK_ATTEMPTS = 10            # to lock the files at a start; a command that looks whether they are
+LOCK_PAUSE_SECONDS = 0.01     # locked has them for microseconds
+CHECKPOINT_RETRY_SECONDS = 1  # between two checkpoints that another program's reading holds back
 STATEMENT_SECONDS = 4         # for PostgreSQL to answer; all wait meanwhile, and clients give up
                               # after 5
 CONNECT_SECONDS = 2           # for each step of connecting to a host of PostgreSQL; all wait

@@ -9,14 +9,14 @@ from __future__ import unicode_literals
 import itertools
 import logging
 import operator
-from collections import Counter, OrderedDict
 
-from constants import HIGH_WATER, ITEMS, LOGIN_SECONDS, PARSE_BATCH, VERSION
+from constants import HIGH_WATER, ITEMS, LOGIN_SECONDS, PARSE_BATCH
 from db import NICKNAME_IN_USE, Refusal
 from log import log_defect, monotonic
 from protocol import (CLOSING_REASONS, METHODS, ErrorCode, RpcError, address, encode_account,
                       encode_error, encode_json, encode_result, method_not_found, refused)
 from session import FOREVER, GroupCommit, PendingBatch, PendingReply
+from stats import Stats
 from storage import ConnectionLost
 from text import quote
 
@@ -52,12 +52,8 @@ class Service(object):
         self.is_reaping = False         # whether `reap_if_closed` applies last requests
         self.methods = {name: getattr(self, name) for name in METHODS}
         self.logs_trades = log.isEnabledFor(logging.DEBUG)
-
-        self.started = clock()
-        self.requests = dict.fromkeys(METHODS, 0)       # number by method, refused ones included
-        self.refusals = Counter()       # number by reason
-        self.slowest_commit = 0         # seconds
-        self.slowest_tick = 0           # seconds, without the sleep; the loop measures it
+        self.statistics = Stats(clock)
+        self.requests = self.statistics.requests        # kept at hand: counted for each request
 
     # --- what the event loop calls ------------------------------------------------------------
 
@@ -98,7 +94,7 @@ class Service(object):
         except ConnectionLost:
             self.close_players()
             failed = frozenset()
-        self.slowest_commit = max(self.slowest_commit, self.clock() - begin)
+        self.statistics.add_commit(self.clock() - begin)
         self.group.publish(failed, self.fail)
         for account in failed:
             session = self.players.get(account.nickname)
@@ -130,7 +126,7 @@ class Service(object):
 
     def end_tick(self, seconds):
         """Log what the tick has done, which took so many seconds."""
-        self.slowest_tick = max(self.slowest_tick, seconds)
+        self.statistics.add_tick(seconds)
         if self.group.log_lines:
             # One record for all lines of a level: a record costs more than a login.
             for level, lines in itertools.groupby(self.group.take_lines(), operator.itemgetter(0)):
@@ -217,7 +213,7 @@ class Service(object):
     def refuse(self, session, request, error):
         """Count and log a refusal; returns the body of the reply that tells it."""
         reason = error.reason
-        self.refusals[reason] += 1
+        self.statistics.refusals[reason] += 1
         if self.limiter.is_first(logging.INFO, "refused reason=%s" % reason):
             self.log(logging.INFO, "refused reason=%s method=%s param=%s nickname=%s peer=%s",
                      reason, request.method or "-",
@@ -296,20 +292,8 @@ class Service(object):
         """The statistics; for other machines there is no such method."""
         if session.address[0] not in LOOPBACK:
             raise method_not_found()
-        return encode_json(OrderedDict([
-            ("version", VERSION),
-            ("uptime_s", int(self.clock() - self.started)),
-            ("clients", len(self.sessions)),
-            ("players", len(self.players)),
-            ("requests", self.requests),
-            ("trades", self.shop.trades),
-            ("refusals", self.refusals),
-            ("commits", self.shop.commits),
-            ("largest_batch", self.shop.largest_batch),
-            ("slowest_commit_ms", round(1000 * self.slowest_commit, 3)),
-            ("slowest_tick_ms", round(1000 * self.slowest_tick, 3)),
-            ("unsent_bytes", sum(len(session.output) for session in self.sessions)),
-        ])).encode("ascii")
+        figures = self.statistics.figures(self.shop, self.sessions, self.players)
+        return encode_json(figures).encode("ascii")
 
     def end_login(self, session, reason):
         """Free the nickname of a session that is logged in."""

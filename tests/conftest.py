@@ -25,8 +25,8 @@ WAITING = "Waiting for the server ..."     # what it says when an answer takes l
 sys.path.insert(0, ROOT)
 
 import admin        # noqa: E402
-import connection   # noqa: E402
 import db           # noqa: E402
+import listener     # noqa: E402
 import log          # noqa: E402
 import server       # noqa: E402
 import service      # noqa: E402
@@ -448,8 +448,9 @@ class Loop(object):
     def __init__(self, service, limiter, sources=(), **options):
         self.service = service
         self.clock = limiter.clock
-        self.listener = connection.Listener(connection.listen("127.0.0.1", 0), limiter)
-        self.port = self.listener.sock.getsockname()[1]
+        self.listener = listener.Listener(
+            listener.listen(options.pop("host", "127.0.0.1"), 0), limiter)
+        self.port = self.listener.sockets[0].getsockname()[1]
         self.server = server.Server(service, self.listener, limiter, sources, clock=self.clock,
                                     **options)
         self.peers = []

@@ -134,7 +134,8 @@ def test_architecture_diagram_has_every_import():
 
 
 def test_number_of_modules_is_told():
-    names = {18: "Eighteen", 19: "Nineteen", 20: "Twenty", 21: "Twenty-one", 22: "Twenty-two"}
+    names = {18: "Eighteen", 19: "Nineteen", 20: "Twenty", 21: "Twenty-one", 22: "Twenty-two",
+             23: "Twenty-three", 24: "Twenty-four"}
     for page in (read("README.md"), read("docs", "architecture.md")):
         assert "%s flat modules" % names[len(MODULES)] in page
 
@@ -181,7 +182,7 @@ def test_glossary_has_every_term_with_a_place():
 @pytest.mark.parametrize("change", [
     "Add an item", "Add a method", "Change the time after which a silent connection is closed",
     "Add a figure to the statistics", "Add an optional key to accounts", "Support another database",
-    "Change the prompt's colour", "Add a column", "Limit connections per address",
+    "Change the prompt's colour", "Add a column", "Change how many connections an address may have",
     "Add an operators' command", "Add a refusal", "Change a log line"])
 def test_architecture_answers_how_to_change(change):
     changes = section(read("docs", "architecture.md"), "How to change")
@@ -256,7 +257,7 @@ def test_picture_of_a_session_shows_what_the_client_shows():
 
 
 def test_operations_page_has_every_statistic():
-    stats = re.findall(r'^            \("(\w+)", ', read("service.py"), re.MULTILINE)
+    stats = re.findall(r'^            \("(\w+)", ', read("stats.py"), re.MULTILINE)
     rows = table(read("docs", "operations.md"), "figure")
     assert len(stats) > 11
     assert sum([re.findall("`(.+?)`", name) for name, _ in rows], []) == stats

@@ -356,7 +356,7 @@ def test_start_and_stop_are_logged(start):
     player.close()
     lines = [line.split(None, 3)[3] for line in program.log().splitlines()]
     assert re.match(r'start version=\S+ python=\S+ engine="SQLite [\d.]+" database=".*lavka\.db" '
-                    r'max_clients=\d+$', lines[0])
+                    r'max_clients=\d+ max_clients_per_address=\d+$', lines[0])
     assert lines[1].startswith("listening on ") and lines[2].startswith('login nickname="bob"')
     assert lines[3] == "stop clients=1 players=1"
     assert lines[4].startswith('logout nickname="bob"') and lines[4].endswith(" reason=stop")
@@ -405,7 +405,7 @@ def test_the_statistics_can_be_read(program):
 
 def test_ipv6(start):
     program = start("--host", "::1")
-    assert "listening on ::1:%d" % program.port in program.log()
+    assert "listening on [::1]:%d\n" % program.port in program.log()
     assert "passwords" not in program.log()
     with client.Client("::1", program.port) as player:
         assert player.login("bob")["created"]
