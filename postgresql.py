@@ -46,9 +46,8 @@ _SAVE = """
         RETURNING nickname, id),
     saved AS (
         UPDATE account SET credits = new.credits, items = new.items
-        FROM (SELECT new.* FROM
-                unnest(%s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::bigint[], %s::text[])
-                AS new (nickname, id, credits, items, loaded_credits, loaded_items){}) AS new
+        FROM {}unnest(%s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::bigint[], %s::text[])
+                AS new (nickname, id, credits, items, loaded_credits, loaded_items){}
         WHERE account.id = new.id AND account.nickname = new.nickname
             AND account.credits = loaded_credits AND account.items = loaded_items
         RETURNING account.nickname, account.id),
@@ -69,11 +68,12 @@ class PostgreSQL(Storage):
     SELECT_TO_CHANGE = Storage.SELECT + " FOR UPDATE"
     MOMENT = "to_char(to_timestamp(time) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')"
     ROWS = "SELECT nickname, id, credits, items FROM account WHERE nickname = ANY(%s::text[])"
-    SAVE = _BRIEFLY + _SAVE.format("")
+    SAVE = _BRIEFLY + _SAVE.format("", "")
     # Leaves out the rows that others have locked. A row that changed before this statement has
     # locked it is compared anew by the UPDATE, as READ COMMITTED has it.
     SAVE_UNLOCKED = _SAVE.format(
-        " JOIN account USING (id) FOR NO KEY UPDATE OF account SKIP LOCKED")
+        "(SELECT new.* FROM ",
+        " JOIN account USING (id) FOR NO KEY UPDATE OF account SKIP LOCKED) AS new")
 
     def __init__(self, url):
         self._connector = Connector(url)
