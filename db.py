@@ -10,15 +10,18 @@ anybody be told.
 """
 from __future__ import unicode_literals
 
-import cli
+import os
+import sys
 
 if __name__ == "__main__":
-    cli.end_on_ctrl_c()
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))     # PYTHONSAFEPATH omits it
+    import cli
+    cli.prepare_process()
 
 import logging
 import random
-import sys
 
+import cli
 from constants import CREDITS_RANGE, ITEMS, MAX_CREDITS, NICKNAME_FREED_SECONDS, RECOVERY_SECONDS
 from log import monotonic
 from models import Trade

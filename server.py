@@ -8,10 +8,13 @@ only then sends the replies; docs/architecture.md follows a request through it.
 """
 from __future__ import unicode_literals
 
-import cli
+import os
+import sys
 
 if __name__ == "__main__":
-    cli.end_on_ctrl_c()
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))     # PYTHONSAFEPATH omits it
+    import cli
+    cli.prepare_process()
 
 import errno
 import logging
@@ -19,7 +22,6 @@ import os
 import resource
 import signal
 import socket
-import sys
 from collections import OrderedDict
 
 try:
@@ -27,6 +29,7 @@ try:
 except ImportError:                                     # 2.7
     import selectors2 as selectors
 
+import cli
 import constants
 from connection import (CLOSED, FLUSHING, LINGERING, NOT_NOW, OPEN, PEER_GONE, READ, Connection,
                         select)
@@ -373,6 +376,11 @@ class SelfPipe(object):
         self.sender.setblocking(False)
         signal.set_wakeup_fd(self.sender.fileno())
 
+    def close(self):
+        signal.set_wakeup_fd(-1)
+        self.socket.close()
+        self.sender.close()
+
     def on_readable(self):
         self.socket.recv(constants.RECV_SIZE)
 
@@ -420,13 +428,15 @@ def main(arguments=None):
     except (CannotOpen, CannotListen) as error:
         log.error("%s", error)
         return 1
+    self_pipe = SelfPipe()
     server = Server(Service(shop, limiter), listener, limiter,
-                    [shop.storage, limiter, SelfPipe()], max_clients, max_clients_per_address)
+                    [shop.storage, limiter, self_pipe], max_clients, max_clients_per_address)
     stop_on_signals(server)
     log_start(server)
     server.run()
     limiter.log_counts()
     shop.close()
+    self_pipe.close()
     log.info("stopped")
     return 0
 

@@ -37,7 +37,7 @@ ARROWS = {
     "connection": "session",
     "listener": "connection constants protocol session text",
     "server": "cli connection constants db listener log service session storage text",
-    "terminal": "constants text",
+    "terminal": "cli constants text",
     "client": "cli constants log protocol terminal text",
 }
 
