@@ -3,6 +3,7 @@
 from __future__ import unicode_literals
 
 import contextlib
+import fcntl
 import io
 import json
 import logging
@@ -11,8 +12,10 @@ import random
 import re
 import socket
 import sqlite3
+import struct
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
@@ -637,6 +640,13 @@ def run_program(program, *arguments, **options):
                                env=environment(**options))
     out, err = process.communicate()
     return process.returncode, out.decode("utf-8"), err.decode("utf-8")
+
+
+def is_full(pipe):
+    """Return whether no more than a page of a pipe is free (pipe(7))."""
+    size = fcntl.fcntl(pipe, 1032)                      # F_GETPIPE_SZ
+    unread = struct.unpack(str("i"), fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4))[0]
+    return unread > size - 4096
 
 
 def account_rows(outside):

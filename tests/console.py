@@ -109,7 +109,7 @@ def end_process(process):
     if process.poll() is None:
         process.kill()
     process.wait()
-    for pipe in (process.stdin, process.stdout, process.stderr):
+    for pipe in filter(None, (process.stdin, process.stdout, process.stderr)):
         try:
             pipe.close()
         except EnvironmentError:        # buffered bytes have no reader any more

@@ -69,7 +69,7 @@ def parse(monkeypatch):
         for name in ("LAVKA_HOST", "LAVKA_PORT", "LAVKA_DATABASE"):
             monkeypatch.delenv(str(name), raising=False)
         for name, value in variables.items():
-            monkeypatch.setenv(str(name), str(value))
+            monkeypatch.setenv(str(name), value if isinstance(value, str) else str(value))
         parser = cli.Parser(prog="program")
         cli.add_address_options(parser)
         cli.add_database_option(parser)
@@ -86,6 +86,19 @@ def test_flags_override_the_environment_and_it_overrides_the_defaults(parse):
     assert parse("--host", "shop", "--port", "2", "--database", "a.db", **variables) \
         == ("shop", 2, "a.db")
     assert parse(**dict.fromkeys(variables, "")) == (HOST, PORT, DATABASE)
+
+
+@pytest.mark.parametrize("variable, value", [
+    ("LAVKA_PORT", "x"), ("LAVKA_PORT", "65536"), ("LAVKA_PORT", " "), ("LAVKA_PORT", UNDECODABLE),
+    ("LAVKA_HOST", UNDECODABLE)])
+def test_invalid_variable_is_named_and_a_flag_overrides_it(parse, capsys, variable, value):
+    with pytest.raises(SystemExit) as caught:
+        parse(**{variable: value})
+    assert caught.value.code == 2
+    error = capsys.readouterr()[1].splitlines()[-1]
+    assert error.startswith("program: error: environment variable %s: " % variable)
+    assert "--" not in error
+    assert parse("--host", "shop", "--port", "2", **{variable: value}) == ("shop", 2, DATABASE)
 
 
 @pytest.mark.parametrize("arguments", [
