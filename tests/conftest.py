@@ -626,6 +626,7 @@ def full_listen_queue():
 
 # --- the shop in this process, and the programs on its database ----------------------------------
 
+PAGE = 4096                 # bytes; what a small pipe has room for
 CHEAP = "potion"            # an item that every new account can afford
 
 
@@ -642,11 +643,17 @@ def run_program(program, *arguments, **options):
     return process.returncode, out.decode("utf-8"), err.decode("utf-8")
 
 
+def small_pipe():
+    """Return the ends of a pipe of one page whose writer does not block, as Node makes them."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, 1031, PAGE)                     # F_SETPIPE_SZ
+    fcntl.fcntl(writer, fcntl.F_SETFL, os.O_NONBLOCK)
+    return reader, writer
+
+
 def is_full(pipe):
-    """Return whether no more than a page of a pipe is free (pipe(7))."""
-    size = fcntl.fcntl(pipe, 1032)                      # F_GETPIPE_SZ
-    unread = struct.unpack(str("i"), fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4))[0]
-    return unread > size - 4096
+    """Return whether a small pipe has no room for another line."""
+    return struct.unpack(str("i"), fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4))[0] > PAGE - 100
 
 
 def account_rows(outside):

@@ -2,7 +2,6 @@
 """The operators' commands, as programs beside an open shop."""
 from __future__ import unicode_literals
 
-import fcntl
 import io
 import os
 import signal
@@ -12,7 +11,8 @@ import sys
 import pexpect
 import pytest
 from conftest import (CHEAP, PATIENCE, ROOT, account_rows, audit, both, environment, ledger_rows,
-                      is_full, log_in_stored, run_in_shell, run_program, wait_for)
+                      is_full, log_in_stored, run_in_shell, run_program, small_pipe,
+                      wait_for)
 
 import admin
 import db
@@ -321,12 +321,10 @@ def test_command_ends_quietly_when_the_reader_of_its_output_closes(played, direc
 
 
 def test_output_into_a_non_blocking_pipe_is_complete(played, outside, directory):
-    """As Node makes them; the reader is slower than the command."""
     outside.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)"
                     "INSERT INTO trade (account_id, time, what, item, price, credits) "
                     "SELECT 1, 0, 'grant', '', 1, i FROM n")
-    reader, writer = os.pipe()
-    fcntl.fcntl(writer, fcntl.F_SETFL, os.O_NONBLOCK)
+    reader, writer = small_pipe()
     process = subprocess.Popen([sys.executable, os.path.join(ROOT, "admin.py"), "history", "ann"],
                                stdout=writer, stderr=subprocess.PIPE, cwd=directory,
                                env=environment(), close_fds=True)

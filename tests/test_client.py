@@ -16,10 +16,10 @@ import threading
 import time
 
 import pytest
-from conftest import (CLIENT, PATIENCE, ROOT, WAITING, environment, is_full, open_account,
-                      player_environment, query, wait_for)
+from conftest import (CLIENT, PAGE, PATIENCE, ROOT, WAITING, environment, is_full, open_account,
+                      player_environment, query, small_pipe, wait_for)
 from console import (ACCOUNT, BUY, NICKNAME, OPTION, QUESTIONS, RESULTS, SELL, Script, end_process,
-                     in_order, read_output, run, start_in_pipes, stored_account)
+                     in_order, read_output, run, sleeps_or_ended, start_in_pipes, stored_account)
 
 import protocol
 from client import Client, ServerGone, State
@@ -742,10 +742,14 @@ def test_script_in_utf_16_ends_the_client_with_a_sentence(program, encoding):
     assert query(program.database, "SELECT * FROM account") == []
 
 
-@pytest.mark.parametrize("make_pair", [os.pipe, socket.socketpair])
+def socket_pair():
+    return [os.dup(sock.fileno()) for sock in socket.socketpair()]
+
+
+@pytest.mark.parametrize("make_pair", [os.pipe, socket_pair])
 def test_non_blocking_input_is_waited_for(program, make_pair):
     """It comes in pieces, the first of which ends within a character."""
-    reader, writer = [end if isinstance(end, int) else os.dup(end.fileno()) for end in make_pair()]
+    reader, writer = make_pair()
     fcntl.fcntl(reader, fcntl.F_SETFL, os.O_NONBLOCK)
     process = subprocess.Popen([sys.executable, CLIENT, "--port", str(program.port)], stdin=reader,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -754,7 +758,9 @@ def test_non_blocking_input_is_waited_for(program, make_pair):
     try:
         for data, shown in [(b"", b"Nickname:"), (b"\xd0\x91\xd0", None), (b"\xbe\n", b"Options"),
                             (b"it", None), (b"ems\n", b"no items")]:
-            os.write(writer, data)
+            if data:
+                wait_for(lambda: sleeps_or_ended(process.pid), "the client to wait for input")
+                os.write(writer, data)
             line = b""
             while shown and shown not in line:
                 line = process.stdout.readline()
@@ -769,14 +775,13 @@ def test_non_blocking_input_is_waited_for(program, make_pair):
 
 def test_non_blocking_output_is_waited_for(program):
     open_account(program.database, "bob", 100)
-    reader, writer = os.pipe()
-    fcntl.fcntl(writer, fcntl.F_SETFL, os.O_NONBLOCK)
+    reader, writer = small_pipe()
     process = subprocess.Popen([sys.executable, CLIENT, "--port", str(program.port)],
                                stdin=subprocess.PIPE, stdout=writer, stderr=subprocess.PIPE,
                                env=player_environment(), close_fds=True)
     os.close(writer)
     try:
-        process.stdin.write(b"bob\n" + b"?\n" * 400)
+        process.stdin.write(b"bob\n" + b"?\n" * 40)
         process.stdin.close()
         wait_for(lambda: is_full(reader) or process.poll() is not None, "the pipe to be full")
         with io.open(reader, "rb") as pipe:
@@ -785,7 +790,7 @@ def test_non_blocking_output_is_waited_for(program):
         assert process.stderr.read() == b"" and process.returncode == 0
     finally:
         end_process(process)
-    assert len(out) > 65536 and out.count(b"leaves a question") == 400
+    assert len(out) > 2 * PAGE and out.count(b"leaves a question") == 40
 
 
 @pytest.mark.parametrize("redirection", ["<&-", ">&-", "<&- >&-"])
