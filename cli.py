@@ -20,6 +20,19 @@ def end_on_ctrl_c():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def open_standard_descriptors():
+    """Open /dev/null as each of the descriptors 0, 1 and 2 that is closed.
+
+    Otherwise the first files and sockets opened get these numbers, and a client or a database the
+    lines that are written to standard error. To be called before anything is opened.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except EnvironmentError:
+            os.open(os.devnull, os.O_RDWR)              # gets the lowest number that is free
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser with --version.
 

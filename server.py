@@ -12,6 +12,7 @@ import cli
 
 if __name__ == "__main__":
     cli.end_on_ctrl_c()
+    cli.open_standard_descriptors()
 
 import errno
 import logging
@@ -34,7 +35,7 @@ from log import LogRateLimiter, log_to_stderr, monotonic
 from service import Service, peer
 from session import FOREVER
 from storage import CannotOpen
-from text import quote
+from text import excerpt
 
 log = logging.getLogger("lavka.server")
 
@@ -383,7 +384,7 @@ def main(arguments=None):
                         help="DEBUG (with every trade), INFO, WARNING or ERROR (default: INFO)")
     options = parser.parse_args(arguments)
 
-    log_to_stderr(getattr(logging, options.log_level))
+    writer = log_to_stderr(getattr(logging, options.log_level))
     limiter = LogRateLimiter()
     for name in ("lavka.db", "lavka.postgresql"):
         logging.getLogger(name).addFilter(limiter)
@@ -394,7 +395,7 @@ def main(arguments=None):
         log.error("%s", error)
         return 1
     server = Server(Service(shop, limiter), listener, limiter,
-                    [shop.storage, limiter, SelfPipe()], client_limit())
+                    [shop.storage, limiter, writer, SelfPipe()], client_limit())
     stop_on_signals(server)
     log_start(server, options)
     server.run()
@@ -408,11 +409,12 @@ def log_start(server, options):
     """Log what was started, and where it listens."""
     storage = server.service.shop.storage
     log.info("start version=%s python=%s engine=%s database=%s max_clients=%d", constants.VERSION,
-             sys.version.split()[0], quote(storage.engine), quote(storage.name), server.max_clients)
+             sys.version.split()[0], excerpt(storage.engine), excerpt(storage.name),
+             server.max_clients)
     host, port = server.listener.sock.getsockname()[:2]
     if not host.startswith("127.") and host != "::1":
         log.warning("not_loopback address=%s: nicknames are not passwords, whoever reaches the "
-                    "port can play as anybody", quote(host))
+                    "port can play as anybody", excerpt(host))
     log.info("listening on %s:%d", options.host, port)
 
 

@@ -5,6 +5,7 @@ from __future__ import unicode_literals
 from collections import Counter, OrderedDict
 
 from constants import VERSION
+from log import lost_lines
 from protocol import METHODS
 
 
@@ -42,4 +43,5 @@ class Stats(object):
             ("slowest_commit_ms", round(1000 * self.slowest_commit, 3)),
             ("slowest_tick_ms", round(1000 * self.slowest_tick, 3)),
             ("unsent_bytes", sum(len(session.output) for session in sessions)),
+            ("log_lost", lost_lines()),
         ])
