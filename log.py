@@ -15,7 +15,7 @@ import traceback
 
 from constants import (LOG_ADDRESS_LINES, LOG_BUFFER, LOG_EXIT_SECONDS, LOG_LINE, LOG_LINES,
                        LOG_RESERVE, LOG_SUMMARY_SECONDS, LOG_TRACEBACK)
-from text import cut, escape
+from text import MAX_ESCAPE, cut, escape
 
 log = logging.getLogger("lavka.log")
 monotonic = getattr(time, "monotonic", time.time)       # 2.7
@@ -37,6 +37,7 @@ class LineFormatter(logging.Formatter):
     `encoding` is that in which the lines are written: their limit is in bytes.
     """
     ROOM = LOG_LINE - len("...+1234567890\n")
+    SHORT = ROOM // MAX_ESCAPE          # characters that fit whatever they are
 
     def __init__(self, encoding="utf-8"):
         super(LineFormatter, self).__init__()
@@ -47,7 +48,8 @@ class LineFormatter(logging.Formatter):
         lines = [begin + line for line in record.getMessage().split("\n")]
         if record.exc_info:
             lines += ["    " + line for line in self.traceback_lines(record)]
-        return "\n".join("".join(cut(line, self.ROOM, escape, self.encoding)) for line in lines)
+        return "\n".join([escape(line) if len(line) <= self.SHORT else
+                          "".join(cut(line, self.ROOM, escape, self.encoding)) for line in lines])
 
     def traceback_lines(self, record):
         """Return the lines of the traceback, of a long one the first and the last."""
@@ -78,7 +80,7 @@ class LogWriter(logging.Handler):
         super(LogWriter, self).__init__()
         self.encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
         self.setFormatter(LineFormatter(self.encoding))
-        self.write, self.piece = open_stderr()
+        self.write, self.most = open_stderr()
         self.buffer = bytearray()       # lines to write; the first may have begun already
         self.lost = 0                   # number of lines lost since the start
         self.untold = 0                 # of these, not told in the log yet
@@ -111,7 +113,7 @@ class LogWriter(logging.Handler):
             notice = b"" if buffer else self.encode(log.makeRecord(
                 log.name, logging.WARNING, "", 0, "log_lost lost=%d", (self.untold,), None))
             try:
-                written = self.write(notice or bytes(buffer[:self.piece_length()]))
+                written = self.write(notice or bytes(buffer[:self.piece()]))
             except EnvironmentError as error:
                 if error.errno not in NOT_NOW:
                     self.lose(buffer.count(b"\n"))
@@ -122,13 +124,9 @@ class LogWriter(logging.Handler):
                 buffer += notice
             del buffer[:written]
 
-    def piece_length(self):
-        """Return how many bytes of the buffer to write at once: whole lines.
-
-        Up to PIPE_BUF bytes enter a pipe all at once or not at all (pipe(7)). So its reader gets
-        whole lines, even if other programs write to it, or this one is killed.
-        """
-        return self.piece or self.buffer.rfind(b"\n", 0, select.PIPE_BUF) + 1 or select.PIPE_BUF
+    def piece(self):
+        """Return how many bytes of the buffer to write at once: whole lines, if possible."""
+        return self.buffer.rfind(b"\n", 0, self.most) + 1 or self.most
 
     def encode(self, record):
         return self.format(record).encode(self.encoding, "backslashreplace") + b"\n"
@@ -149,29 +147,34 @@ class LogWriter(logging.Handler):
 
 
 def open_stderr():
-    """Return (function that writes bytes to standard error, most bytes to pass to it or None).
+    """Return (function that writes bytes to standard error, most bytes to pass to it).
 
     The function never waits: it returns how many bytes were written, or raises EnvironmentError.
     """
     mode = os.fstat(STDERR).st_mode
     if stat.S_ISSOCK(mode):                             # of systemd's journal
         sock = socket.fromfd(STDERR, socket.AF_UNIX, socket.SOCK_STREAM)
-        return lambda data: sock.send(data, socket.MSG_DONTWAIT), None
+        return lambda data: sock.send(data, socket.MSG_DONTWAIT), LOG_BUFFER
     if os.isatty(STDERR):
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)   # `stty tostop` stops whoever writes
-    elif not stat.S_ISFIFO(mode):                       # a file waits for no reader
-        return lambda data: os.write(STDERR, data), None
+        most = 1
+    elif stat.S_ISFIFO(mode):
+        # So much enters a pipe all at once or not at all (pipe(7)). Its reader gets whole lines,
+        # even if other programs write to it, or this one is killed.
+        most = select.PIPE_BUF
+    else:                                               # a file waits for no reader
+        return lambda data: os.write(STDERR, data), LOG_BUFFER
     try:
         # O_NONBLOCK belongs to the open file description, which other programs share: the shell's
         # own reads and writes would fail. So descriptor 2 gets a description of its own.
         own = os.open("/proc/self/fd/%d" % STDERR, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
         os.dup2(own, STDERR)
         os.close(own)
-        return lambda data: os.write(STDERR, data), None
+        return lambda data: os.write(STDERR, data), max(most, select.PIPE_BUF)
     except EnvironmentError:                            # another user's, or there is no /proc
         # A terminal with less room than the data makes the writer wait, though poll(2) says that
         # it can be written to; room for one byte there always is.
-        return write_if_ready, 1 if os.isatty(STDERR) else None
+        return write_if_ready, most
 
 
 def write_if_ready(data):
@@ -216,7 +219,7 @@ class LogRateLimiter(object):
     def __init__(self, clock=monotonic):
         self.clock = clock
         self.suppressed = {}            # (level, kind) -> lines not written since the last count
-        self.quotas = {}                # (kind, host) -> lines left; of all hosts: (kind, None)
+        self.quotas = {}                # (kind, host) -> lines left; of all hosts: kind
         self.summary_at = 0             # time to log the counts
 
     def filter(self, record):
@@ -232,13 +235,14 @@ class LogRateLimiter(object):
 
     def has_quota(self, kind, host):
         """Count this line of level INFO about a client; return whether it is to be written."""
-        self.begin()
-        quotas = self.quotas
-        left = quotas.get((kind, None), LOG_LINES[0])
-        left_of_host = quotas.get((kind, host), LOG_ADDRESS_LINES[0])
+        quotas, bucket = self.quotas, (kind, host)
+        if not quotas:
+            self.begin()
+        left = quotas.get(kind, LOG_LINES[0])
+        left_of_host = quotas.get(bucket, LOG_ADDRESS_LINES[0])
         if left and left_of_host:
-            quotas[kind, None] = left - 1
-            quotas[kind, host] = left_of_host - 1
+            quotas[kind] = left - 1
+            quotas[bucket] = left_of_host - 1
             return True
         key = logging.INFO, "%s host=%s" % (kind, host) if left else kind
         self.suppressed[key] = self.suppressed.get(key, 0) + 1
@@ -265,12 +269,12 @@ class LogRateLimiter(object):
                 self.suppressed[level, kind] = 0
             else:
                 del self.suppressed[level, kind]
-        for (kind, host), left in list(self.quotas.items()):
-            most, refill = LOG_LINES if host is None else LOG_ADDRESS_LINES
+        for bucket, left in list(self.quotas.items()):
+            most, refill = LOG_ADDRESS_LINES if type(bucket) is tuple else LOG_LINES
             if left + refill < most:
-                self.quotas[kind, host] = left + refill
+                self.quotas[bucket] = left + refill
             else:
-                del self.quotas[kind, host]
+                del self.quotas[bucket]
 
 
 def log_defect(limiter, defect):

@@ -52,11 +52,7 @@ def _escaped(character):
 
 def quote(text):
     """Return the text in quotation marks, escaped, so that it is one word."""
-    return '"%s"' % _between_quotes(text)
-
-
-def _between_quotes(text):
-    return escape(text.replace("\\", "\\\\").replace('"', '\\"'))
+    return '"%s"' % escape(text.replace("\\", "\\\\").replace('"', '\\"'))
 
 
 def excerpt(text):
@@ -67,7 +63,7 @@ def excerpt(text):
     """
     if len(text) <= LOG_TEXT // MAX_ESCAPE:             # the usual case, kept short
         return quote(text)
-    kept, left_out = cut(text, LOG_TEXT, _between_quotes)
+    kept, left_out = cut(text, LOG_TEXT, lambda part: quote(part)[1:-1])
     return '"%s"%s' % (kept, left_out)
 
 
