@@ -73,6 +73,8 @@ LOG_TRACEBACK = 60            # lines of a traceback; a recursion without end ma
 LOG_BUFFER = 262144           # kept while nobody takes it: a login storm writes more than a pipe's
                               # 64 KB before a slow reader has its turn
 LOG_RESERVE = 65536           # the part of it that only WARNING and above may fill
+LOG_WRITES = 1000             # writes in a row, in some 5 ms: another user's terminal gets each byte
+                              # by itself
 
 # Lines about logins, and as many about logouts, before they are counted instead: at once, and
 # again every LOG_SUMMARY_SECONDS. An address can log 1,000 players in twice in a moment. For days

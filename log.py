@@ -14,7 +14,7 @@ import time
 import traceback
 
 from constants import (LOG_ADDRESS_LINES, LOG_BUFFER, LOG_EXIT_SECONDS, LOG_LINE, LOG_LINES,
-                       LOG_RESERVE, LOG_SUMMARY_SECONDS, LOG_TRACEBACK)
+                       LOG_RESERVE, LOG_SUMMARY_SECONDS, LOG_TRACEBACK, LOG_WRITES)
 from text import MAX_ESCAPE, cut, escape
 
 log = logging.getLogger("lavka.log")
@@ -109,7 +109,9 @@ class LogWriter(logging.Handler):
     def write_buffer(self):
         """Write what is taken now; then tell how many lines were lost, if nothing is left."""
         buffer = self.buffer
-        while buffer or self.untold:
+        for _ in range(LOG_WRITES):
+            if not self.has_pending_work():
+                return
             notice = b"" if buffer else self.encode(log.makeRecord(
                 log.name, logging.WARNING, "", 0, "log_lost lost=%d", (self.untold,), None))
             try:

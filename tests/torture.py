@@ -815,7 +815,7 @@ def main():
                 for program in programs:
                     program.kill()
                 audit(programs[-1].database)
-            except (Finding, AssertionError, ValueError, LookupError) as finding:
+            except (Finding, AssertionError, ValueError, LookupError, socket.error) as finding:
                 print("\n%s, seed %d: %s: %s" % (name, seed, type(finding).__name__, finding))
                 print("again: python tests/torture.py --only %s --seed %d" % (name, seed))
                 print("files: %s" % directory)
