@@ -73,15 +73,16 @@ LOG_TRACEBACK = 60            # lines of a traceback; a recursion without end ma
 LOG_BUFFER = 262144           # kept while nobody takes it: a login storm writes more than a pipe's
                               # 64 KB before a slow reader has its turn
 LOG_RESERVE = 65536           # the part of it that only WARNING and above may fill
-LOG_WRITES = 1000             # writes in a row, in some 5 ms: another user's terminal gets each byte
-                              # by itself
+LOG_WRITES = 1000             # writes in a row, in some 5 ms: another user's terminal gets each
+                              # byte by itself
 
-# Lines about logins, and as many about logouts, before they are counted instead: at once, and
-# again every LOG_SUMMARY_SECONDS. An address can log 1,000 players in twice in a moment. For days
-# it makes 1.7 million lines a day of each, some 200 MB, at most 1.7 GB; all addresses together 2.5
-# times that.
-LOG_ADDRESS_LINES = (2000, 200)
-LOG_LINES = (20000, 500)      # of all addresses: a full server's players log in after a restart
+# Lines about logins, and as many about logouts, that are written before they are counted: so many
+# at once, and so many again every LOG_SUMMARY_SECONDS. Behind one address 1,000 players may log in
+# twice in a moment. Without a pause it makes 0.9 million lines a day of each, 150 MB in all, or
+# 1.6 GB if its nicknames are as long as they can be.
+LOG_ADDRESS_LINES = (2000, 100)
+LOG_LINES = (20000, 250)      # of all addresses together: after a restart the players of a full
+                              # server log in; 2.5 times as much a day
 
 # --- the file ---------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ ARROWS = {
     "db": "cli constants log models postgresql sqlite storage text",
     "admin": "cli constants db ledger log models storage text",
     "session": "constants protocol",
-    "stats": "constants protocol",
+    "stats": "constants log protocol",
     "service": "constants db log protocol session stats storage text",
     "connection": "constants protocol session",
     "server": "cli connection constants db log service session storage text",

@@ -21,9 +21,9 @@ BEGIN = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} "
 
 # --- the format -----------------------------------------------------------------------------------
 
-def formatted(level, message, exc_info=None):
+def formatted(level, message, exc_info=None, encoding="utf-8"):
     record = logging.LogRecord(str("lavka"), level, str("log.py"), 1, message, (), exc_info)
-    return log.LineFormatter().format(record).split("\n")
+    return log.LineFormatter(encoding).format(record).split("\n")
 
 
 def test_each_line_of_a_message_has_its_time_and_level():
@@ -55,8 +55,7 @@ def test_the_lines_of_a_traceback_are_indented_and_escaped(text):
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
 @pytest.mark.parametrize("text", ["x" * 3000, "\u00e4\U0001f600" * 1000, "\x1b" * 100000])
 def test_each_line_is_bounded_and_says_how_much_was_left_out(text, encoding):
-    record = logging.LogRecord(str("lavka"), logging.ERROR, str("log.py"), 1, "a\n" + text, (), None)
-    short, long = log.LineFormatter(encoding).format(record).split("\n")
+    short, long = formatted(logging.ERROR, "a\n" + text, encoding=encoding)
     assert short.endswith("ERROR a")
     kept, left_out = long.split("...+")
     assert LOG_LINE - 50 < len((long + "\n").encode(encoding, "backslashreplace")) <= LOG_LINE

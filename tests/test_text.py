@@ -8,8 +8,8 @@ import unicodedata
 import pytest
 
 from constants import LOG_TEXT
-from text import (JOINERS, columns, cut, escape, excerpt, find, find_by_prefix, quote, shorten, show,
-                  wrap)
+from text import (JOINERS, columns, cut, escape, excerpt, find, find_by_prefix, quote, shorten,
+                  show, wrap)
 
 # Default_Ignorable_Code_Point of Unicode's DerivedCoreProperties.txt.
 DEFAULT_IGNORABLE = [
