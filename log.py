@@ -115,7 +115,7 @@ class LogWriter(logging.Handler):
             notice = b"" if buffer else self.encode(log.makeRecord(
                 log.name, logging.WARNING, "", 0, "log_lost lost=%d", (self.untold,), None))
             try:
-                written = self.write(notice or bytes(buffer[:self.piece()]))
+                written = self.write(notice[:self.most] or bytes(buffer[:self.piece()]))
             except EnvironmentError as error:
                 if error.errno not in NOT_NOW:
                     self.lose(buffer.count(b"\n"))
@@ -183,7 +183,11 @@ def write_if_ready(data):
     """Write to standard error if poll(2) says that it is possible; for a description that waits."""
     poll = select.poll()
     poll.register(STDERR, select.POLLOUT)
-    if not poll.poll(0):
+    try:
+        is_ready = poll.poll(0)
+    except select.error:                                # 2.7: a signal came
+        is_ready = False
+    if not is_ready:
         raise EnvironmentError(errno.EAGAIN, os.strerror(errno.EAGAIN))
     return os.write(STDERR, data)
 
