@@ -90,6 +90,9 @@ PAGE_SIZE = 512               # bytes, of a new file; a commit writes whole page
                               # accounts on file each trade changes a page of its own
 WAL_SIZE = 4096000            # bytes of the write-ahead log at which a commit starts a checkpoint:
                               # SQLite's default of 1,000 pages, at the usual 4,096 bytes a page
+WAL_LARGE = 4 * WAL_SIZE      # of its file; from here on a thread makes the checkpoints: 2 ms a MB
+WAL_REST = 262144             # bytes that the thread leaves to the loop, which copies them in 2 ms
+WAL_STEP = 32 * 1024 * 1024   # bytes by which a large file shrinks at once, in some 20 ms
 
 # --- the console (columns) --------------------------------------------------------------------
 
@@ -108,6 +111,9 @@ ACCEPT_PAUSE_SECONDS = 1      # after running out of descriptors; a retry at onc
 SWEEP_SECONDS = 0.25          # between two checks of the deadlines; their precision
 BUSY_SECONDS = 0.25           # busy timeout of the server; all players wait with it
 COMMAND_BUSY_SECONDS = 5      # busy timeout of the operators' commands; no player waits for them
+LOCK_ATTEMPTS = 10            # to lock the files at a start; a command that looks whether they are
+LOCK_PAUSE_SECONDS = 0.01     # locked has them for microseconds
+CHECKPOINT_RETRY_SECONDS = 1  # between two checkpoints that another program's reading holds back
 STATEMENT_SECONDS = 4         # for PostgreSQL to answer; all wait meanwhile, and clients give up
                               # after 5
 CONNECT_SECONDS = 2           # for each step of connecting to a host of PostgreSQL; all wait

@@ -386,7 +386,7 @@ def main(arguments=None):
 
     writer = log_to_stderr(getattr(logging, options.log_level))
     limiter = LogRateLimiter()
-    for name in ("lavka.db", "lavka.postgresql"):
+    for name in ("lavka.db", "lavka.checkpoint", "lavka.postgresql"):
         logging.getLogger(name).addFilter(limiter)
     try:
         shop = Shop(options.database)

@@ -7,16 +7,16 @@ WAL with `synchronous=FULL`: a commit is one fsync of the write-ahead log, and n
 from __future__ import unicode_literals
 
 import contextlib
-import errno
-import fcntl
-import io
 import os
 import sqlite3
+import stat
 import time
 
 import peewee
 
-from constants import BUSY_SECONDS, COMMAND_BUSY_SECONDS, PAGE_SIZE, WAL_SIZE
+from checkpoint import Checkpointer
+from constants import BUSY_SECONDS, COMMAND_BUSY_SECONDS, PAGE_SIZE
+from files import FilesInUse, HeldFiles, conflict
 from models import TABLES, Account, Trade
 from storage import (STORAGE_ERRORS, CannotOpen, Storage, UnusableRow, check_schema, check_usable,
                      create_command, describe)
@@ -48,19 +48,33 @@ class SQLite(Storage):
     # --- for a server -------------------------------------------------------------------------
 
     def serve(self):
-        self._check_exists()
-        self._lock = self._take_lock()
+        path = self._path()
+        self._check_exists(path)
+        self._check_one_name(path)
+        with self._explained():
+            self._files = HeldFiles(path)
         try:
             self._open(BUSY_SECONDS, _DURABLE)
-            page_size, = self.query("PRAGMA page_size").fetchone()
-            self.query("PRAGMA wal_autocheckpoint = %d" % (WAL_SIZE // page_size))
+            try:
+                with self._explained():
+                    self._files.remember()
+                    self._checkpointer = Checkpointer(self.query, path)
+            except CannotOpen:
+                self.database.close()
+                raise
         except CannotOpen:
-            self._lock.close()
+            self._files.close()
             raise
 
     def close(self):
+        if not self._checkpointer.stop():
+            return              # the end of the process closes all, the locks last
+        if self._files.problem() is not None:
+            self._rescue()                      # SQLite makes no checkpoint of a file that moved
+        elif self._checkpointer.is_large:
+            self._files.block_checkpoint()      # it would take too long for a stop
         self.database.close()
-        self._lock.close()
+        self._files.close()
 
     def load(self, nickname):
         try:
@@ -75,15 +89,28 @@ class SQLite(Storage):
         return self.query("PRAGMA data_version").fetchone()[0]
 
     def save(self, rows, ledger):
+        problem = self._files.problem()
+        if problem is not None:
+            self._rescue()
+            raise peewee.OperationalError(problem)
+        self.wal_size = self._files.wal_size
+        self._checkpointer.look_after(self.wal_size)
         try:
             self.database.begin("IMMEDIATE")
             conflicts = self._write(rows)
             self._record(ledger, conflicts)
             self.database.commit()
-            return conflicts
         except STORAGE_ERRORS:
             self._roll_back()
             raise
+        return conflicts
+
+    def _rescue(self):
+        """Copy what was acknowledged to the database file, while the log can still be read."""
+        try:
+            self.query("PRAGMA wal_checkpoint(PASSIVE)")
+        except STORAGE_ERRORS:
+            pass
 
     def _roll_back(self):
         try:
@@ -128,14 +155,16 @@ class SQLite(Storage):
     # --- for the commands ---------------------------------------------------------------------
 
     def create_tables(self):
-        lock = None
+        files = None
+        self._check_names()
         # The page size comes first: it is fixed once the journal mode is set.
         self._connect(COMMAND_BUSY_SECONDS,
                       [("page_size", PAGE_SIZE)] + _DURABLE + _BESIDE_A_SERVER)
         try:
             with self.database.bind_ctx(TABLES):
-                if self._lacks_ledger():
-                    lock = self._take_lock()    # an older server would go on without a ledger
+                if self._lacks_ledger():            # an older server would go on without a ledger
+                    with self._explained():
+                        files = HeldFiles(self._path())
                 with self.database.atomic("IMMEDIATE"):
                     is_upgrade = self._lacks_ledger()       # checked again, inside the transaction
                     self.database.create_tables(TABLES)
@@ -146,8 +175,8 @@ class SQLite(Storage):
             raise CannotOpen("cannot create the tables in %s: %s" % (self.name, describe(error)))
         finally:
             self.database.close()
-            if lock:
-                lock.close()
+            if files:
+                files.close()
 
     def _lacks_ledger(self):
         return Account.table_exists() and not Trade.table_exists()
@@ -167,7 +196,7 @@ class SQLite(Storage):
     @contextlib.contextmanager
     def reading(self, models=TABLES):
         """See `Storage`. Changes nothing in the file, not even a setting: it may be a backup."""
-        self._check_exists()
+        self._check_exists(self._check_names())
         self._open(COMMAND_BUSY_SECONDS, _BESIDE_A_SERVER, models)
         with contextlib.closing(self.database):
             # Broken text of other programs is shown, instead of ending the command.
@@ -176,7 +205,9 @@ class SQLite(Storage):
 
     @contextlib.contextmanager
     def changing(self):
-        self._check_exists()
+        path = self._check_names()
+        self._check_exists(path)
+        self._check_one_name(path)
         self._open(COMMAND_BUSY_SECONDS, _DURABLE + _BESIDE_A_SERVER)
         with contextlib.closing(self.database), self.database.atomic("IMMEDIATE"):
             yield
@@ -203,10 +234,50 @@ class SQLite(Storage):
 
     # --- the file -----------------------------------------------------------------------------
 
-    def _check_exists(self):
-        if not os.path.exists(self.name):
+    def _path(self):
+        """Return the absolute path, without symbolic links, as SQLite has it. Raises CannotOpen."""
+        try:
+            return os.path.realpath(self.name)
+        except (EnvironmentError, UnicodeError):
+            raise CannotOpen("cannot open the database %s: the working directory cannot be read"
+                             % self.name)
+
+    def _check_exists(self, path):
+        if not os.path.exists(path):
             raise CannotOpen("there is no database %s: create it with: %s"
                              % (self.name, create_command(self.name)))
+
+    def _check_one_name(self, path):
+        """Check that the file has no second name: SQLite's log has the name that was opened.
+        Raises CannotOpen."""
+        status = os.stat(path)
+        names = status.st_nlink
+        if stat.S_ISREG(status.st_mode) and names > 1:
+            raise CannotOpen("the database %s has %d names (hard links), of which each would have "
+                             "a log of its own: copy it to a file with one name"
+                             % (self.name, names))
+
+    def _check_names(self):
+        """Check that a server, if one runs, has the same files open; returns the path. Raises
+        CannotOpen."""
+        path = self._path()
+        with self._explained():
+            problem = conflict(path)
+        if problem is not None:
+            raise CannotOpen("cannot open the database %s: %s" % (self.name, problem))
+        return path
+
+    @contextlib.contextmanager
+    def _explained(self):
+        """A context that raises CannotOpen, with the reason, where the files cannot be held."""
+        try:
+            yield
+        except FilesInUse as error:
+            raise CannotOpen("%s" % error)
+        except EnvironmentError as error:
+            raise CannotOpen("cannot lock the database %s: %s" % (self.name, error.strerror))
+        except STORAGE_ERRORS as error:
+            raise CannotOpen("cannot open the database %s: %s" % (self.name, describe(error)))
 
     def _open(self, busy_seconds, pragmas, models=TABLES):
         """Connect to a file that has the tables of the models. Raises CannotOpen."""
@@ -222,12 +293,8 @@ class SQLite(Storage):
 
         `busy_seconds` is the busy timeout. Raises CannotOpen.
         """
-        try:
-            absolute = os.path.abspath(self.name)       # or "file:x" would be taken for a URI
-        except (EnvironmentError, UnicodeError):
-            raise CannotOpen("cannot open the database %s: the working directory cannot be read"
-                             % self.name)
-        self.database = peewee.SqliteDatabase(absolute, timeout=busy_seconds, pragmas=pragmas)
+        self.database = peewee.SqliteDatabase(self._path(), timeout=busy_seconds,
+                                              pragmas=pragmas)
         try:
             self.database.connect()
             settings = [self.query("PRAGMA " + name).fetchone()[0]
@@ -239,22 +306,3 @@ class SQLite(Storage):
             self.database.close()
             raise CannotOpen("the database %s cannot be made durable (journal_mode, synchronous = "
                              "%s)" % (self.name, settings))
-
-    def _take_lock(self):
-        """Return the lock file of the one server, locked until the process ends. Raises CannotOpen.
-
-        It is a file of its own: closing any descriptor of the database would drop SQLite's locks
-        (fcntl(2), "Record locking"; sqlite.org/howtocorrupt.html, section 2.2).
-        """
-        try:
-            lock = io.open(os.path.realpath(self.name) + ".lock", "ab")
-        except EnvironmentError as error:
-            raise CannotOpen("cannot lock the database %s: %s" % (self.name, error.strerror))
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except EnvironmentError as error:
-            lock.close()
-            if error.errno == errno.EWOULDBLOCK:
-                raise CannotOpen("another server is serving the database %s" % self.name)
-            raise CannotOpen("cannot lock the database %s: %s" % (self.name, error.strerror))
-        return lock

@@ -42,6 +42,7 @@ class Stats(object):
             ("largest_batch", shop.largest_batch),
             ("slowest_commit_ms", round(1000 * self.slowest_commit, 3)),
             ("slowest_tick_ms", round(1000 * self.slowest_tick, 3)),
+            ("wal_bytes", shop.storage.wal_size),
             ("unsent_bytes", sum(len(session.output) for session in sessions)),
             ("log_lost", lost_lines()),
         ])

@@ -58,6 +58,7 @@ class Storage(object):
     database = None         # peewee's Database, once opened
     is_lost = False         # the connection ended, and there is no new one yet
     prefetches = False      # whether `prefetch` saves anything
+    wal_size = 0            # bytes of the write-ahead log's file, if the storage looks after it
 
     SELECT = "SELECT id, credits, items FROM account WHERE nickname = ?"    # the row of a nickname
     SELECT_TO_CHANGE = SELECT       # the same, locked until the transaction ends

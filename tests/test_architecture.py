@@ -23,7 +23,9 @@ ARROWS = {
     "log": "constants text",
     "protocol": "constants text",
     "storage": "constants models text",
-    "sqlite": "constants models storage text",
+    "files": "constants",
+    "checkpoint": "constants log storage text",
+    "sqlite": "checkpoint constants files models storage text",
     "postgresql_connection": "constants storage text",
     "postgresql": "constants models postgresql_connection storage text",
     "ledger": "models text",
@@ -106,3 +108,9 @@ def test_the_service_knows_no_sockets():
 def test_only_the_connection_to_postgresql_knows_its_driver():
     users = [name for name, tree in house.modules().items() if "psycopg2" in house.imported(tree)]
     assert users == ["postgresql_connection"]
+
+
+def test_text_in_the_log_is_cut():
+    """`quote` is for the commands that show it to people; the log's lines take an `excerpt`."""
+    found = lines_with(r"\b(?<!def )quote\(")
+    assert {name for name, _ in found} == {"admin", "ledger", "text"}

@@ -17,6 +17,7 @@ from conftest import (CHEAP, ROOT, account_rows, audit, environment, ledger_rows
 
 import db
 from constants import PAGE_SIZE, WAL_SIZE
+from files import HeldFiles
 from sqlite import SQLite
 from storage import CannotOpen
 
@@ -200,14 +201,12 @@ def test_concurrent_upgrades_open_the_ledger_once(old_database, directory):
 
 
 def test_upgrade_by_another_process_before_the_transaction_is_noticed(old_database, monkeypatch):
-    lock = SQLite._take_lock
-
-    def upgrade_and_lock(storage):
-        monkeypatch.setattr(SQLite, "_take_lock", lock)
+    def upgrade_and_hold(path):
+        monkeypatch.setattr("sqlite.HeldFiles", HeldFiles)
         db.create_tables(old_database)
-        return lock(storage)
+        return HeldFiles(path)
 
-    monkeypatch.setattr(SQLite, "_take_lock", upgrade_and_lock)
+    monkeypatch.setattr("sqlite.HeldFiles", upgrade_and_hold)
     db.create_tables(old_database)
     audit(old_database)
 

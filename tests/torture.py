@@ -25,8 +25,8 @@ import sys
 import tempfile
 import time
 
-from conftest import (PATIENCE, WHY_NO_POSTGRESQL, Peer, Program, audit, connect, free_port, reason,
-                      request, wait_for)
+from conftest import (PATIENCE, ROOT, WHY_NO_POSTGRESQL, Peer, Program, audit, connect,
+                      environment, free_port, reason, request, wait_for)
 from model import Model
 
 import pgcluster
@@ -59,6 +59,8 @@ class Trader(object):
         self.pending = collections.deque()      # requests in flight: (id, result, state afterwards)
         self.next_id = 0
         self.total = None               # credits plus prices of the items; never changes
+        self.refusals = None            # number of changes that could not be stored; None where
+                                        # none is expected. Then one request at a time
 
     def log_in(self, port):
         """Log in. The account is as before the requests in flight, or as after one of them."""
@@ -118,6 +120,9 @@ class Trader(object):
             found = reason(reply) if "error" in reply else result
             if type(found) is dict:
                 found = found["account"]["credits"], found["account"]["items"]
+            if found == "storage_failed" and self.refusals is not None:
+                self.refusals += 1
+                continue
             expect((reply["id"], found) == (id, expected), self.nickname, "got", reply,
                    "instead of", (id, expected))
             expect(after[0] + sum(ITEMS[item] for item in after[1]) == self.total)
@@ -187,10 +192,14 @@ class LogReader(object):
         os.close(reader)
 
     def stop(self):
-        self.process.send_signal(signal.SIGSTOP)
+        self.signal(signal.SIGSTOP)
 
     def resume(self):
-        self.process.send_signal(signal.SIGCONT)
+        self.signal(signal.SIGCONT)
+
+    def signal(self, number):
+        if self.process.poll() is None:
+            self.process.send_signal(number)
 
     def kill(self):
         """Leave the pipe without a reader."""
@@ -358,6 +367,119 @@ def fuzz_sessions(start, rng, sessions):
     expect("Traceback" not in log and " ERROR " not in log, "in the log:", log[-2000:])
     wait_for(lambda: all(program.free(name) for name in ("a", "b", "\U0001f600")), "free nicknames")
     return {"sessions": sessions, "lines": sent}
+
+
+def lose_files(start, rng, rounds):
+    """A file of the server is removed, renamed or replaced under load.
+
+    From then on each change is refused until the file is back; nothing acknowledged is lost.
+    """
+    counts = collections.Counter()
+    traders = [Trader("trader %d" % number, rng) for number in range(10)]
+    for _ in range(rounds):
+        program = start()
+        for trader in traders:
+            trader.log_in(program.port)
+        granted = Peer(program.port, "granted").call("logout") and stored_credits(program)
+        counts["acknowledged"] += drive(traders, rng.uniform(0, 0.2), rng.choice([1, 4, 16]))
+        for trader in traders:
+            counts["acknowledged"] += finish(trader)
+            trader.refusals = 0
+            trader.trade()
+        path = program.database + rng.choice(["", "-wal", "-shm", ".lock"])
+        how = rng.choice([remove, rename, replace])
+        how(path)
+        for trader in traders:
+            counts["acknowledged"] += finish(trader)        # sent before the fault: either is right
+            counts["refused"] += refuse_changes(trader)
+        if rng.random() < 0.3:
+            admin = [sys.executable, os.path.join(ROOT, "admin.py"), "--database", program.database]
+            expect(quiet_status(admin + ["grant", "granted", "1"]) == 1, "a grant was done")
+            again = [sys.executable, os.path.join(ROOT, "server.py"), "--port", "0", "--database",
+                     program.database]
+            expect(quiet_status(again) == 1, "a second server began")
+        if how is not remove and rng.random() < 0.5:
+            os.rename(path + ".away", path)
+            counts["put back"] += 1
+            for trader in traders:
+                trader.refusals = None
+            counts["acknowledged"] += drive(traders, rng.uniform(0, 0.1), 4)
+        end_without_file(program, rng, path if how is remove else None)
+        for trader in traders:
+            counts["acknowledged"] += trader.leave()
+            trader.refusals = None
+        if os.path.exists(path + ".away"):
+            os.rename(path + ".away", path)
+        audit(program.database)
+        expect(stored_credits(program) == granted, "a grant that was refused is stored")
+    return dict(counts, faults=rounds)
+
+
+def remove(path):
+    os.remove(path)
+
+
+def rename(path):
+    os.rename(path, path + ".away")
+
+
+def replace(path):
+    """Have the name mean a copy."""
+    shutil.copy(path, path + ".copy")
+    os.rename(path, path + ".away")
+    os.rename(path + ".copy", path)
+
+
+def finish(trader):
+    """Read the replies to what the trader has sent; return their number."""
+    count = len(trader.pending)
+    trader.peer.sock.settimeout(PATIENCE)
+    while trader.pending:
+        expect(trader.take() is not None, "the connection ended")
+    return count
+
+
+def refuse_changes(trader):
+    """Check that each change is refused; return how many of them were tried."""
+    refused, begin = trader.refusals, trader.state
+    while trader.refusals < refused + 3:
+        trader.trade()
+        finish(trader)
+        expect(trader.state == begin, trader.nickname, "was told of a change:", trader.state)
+    return 3
+
+
+def stored_credits(program):
+    """Return the credits of the account that grants are tried on."""
+    with contextlib.closing(connect(program.database)) as outside:
+        return outside.execute("SELECT credits FROM account WHERE nickname = 'granted'").fetchone()
+
+
+def quiet_status(command):
+    """Run a program; return its exit status."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                               env=environment())
+    process.communicate()
+    return process.returncode
+
+
+def end_without_file(program, rng, removed):
+    """End the server; save a removed database first, as the manual has it."""
+    if removed == program.database:
+        folder = "/proc/%d/fd" % program.process.pid
+        number = next(name for name in os.listdir(folder)
+                      if os.readlink(os.path.join(folder, name)) == removed + " (deleted)")
+        shutil.copy(os.path.join(folder, number), removed + ".saved")
+    if rng.random() < 0.5:
+        program.kill()
+    else:
+        program.process.send_signal(signal.SIGTERM)
+        expect(program.wait() == 0, "status", program.process.returncode)
+    if removed == program.database:
+        for ending in ("-wal", "-shm"):
+            if os.path.exists(removed + ending):
+                os.remove(removed + ending)
+        os.rename(removed + ".saved", removed)
 
 
 def memory_of(program):
@@ -762,6 +884,7 @@ FAULTS = collections.OrderedDict([      # name -> (function, size of one round, 
     ("stop", (stop_under_load, 500, 5)),
     ("kill", (kill_rounds, 10, None)),
     ("log", (stop_reading_the_log, 5, None)),
+    ("files", (lose_files, 10, None)),
     ("fuzz", (fuzz_sessions, 100, None)),
     ("race", (race, 10000, 1)),
     ("kill-one", (kill_a_server, 10, None)),

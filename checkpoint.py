@@ -1,0 +1,147 @@
+# -*- coding: utf-8 -*-
+"""Keeping SQLite's write-ahead log short, also after another program has read for long.
+
+A commit makes a checkpoint, in a few milliseconds, once the log has grown to WAL_SIZE. It cannot
+while another program reads an older state: the log grows, and the checkpoint that finally can would
+stop all players for seconds. So a large log is copied in a thread, beside the loop.
+"""
+from __future__ import unicode_literals
+
+import logging
+import os
+import sqlite3
+import threading
+
+from constants import (BUSY_SECONDS, CHECKPOINT_RETRY_SECONDS, WAL_LARGE, WAL_REST, WAL_SIZE,
+                       WAL_STEP)
+from log import monotonic
+from storage import STORAGE_ERRORS, describe
+from text import excerpt
+
+log = logging.getLogger("lavka.checkpoint")
+
+_FRAME_HEADER = 24      # bytes before a page in the log (sqlite.org/fileformat2.html, 4.1)
+
+
+class Checkpointer(object):
+    """The checkpoints of the database `path`; `query` executes a statement where commits are made.
+
+    A checkpoint that begins just when a commit starts the log anew can damage the file, before
+    SQLite 3.51.3 (sqlite.org/wal.html, section 11). So the thread makes one only while bytes of the
+    log are not copied yet: until they are, no commit starts the log anew.
+    """
+
+    def __init__(self, query, path):
+        self.query = query
+        self.path = path
+        page_size, = query("PRAGMA page_size").fetchone()
+        self.frame_size = page_size + _FRAME_HEADER
+        self.pages = WAL_SIZE // page_size      # of the log, at which a commit makes a checkpoint
+        self.is_large = False       # whether the log's file has grown large, and has not shrunk yet
+        self.told_size = 0          # bytes of the file, in the last log line about it
+        self.uncopied = 0           # bytes of the log that the last checkpoint has left
+        self.retry_at = 0           # time at which the next thread may begin
+        self.thread = None
+        self.connection = None      # of the thread
+        self.failure = None         # error that has ended the thread
+        self._copy_all()
+        query("PRAGMA wal_autocheckpoint = %d" % self.pages)
+
+    def _copy_all(self):
+        """Copy what a crash has left, while nobody plays yet."""
+        try:
+            self.query("PRAGMA wal_checkpoint(TRUNCATE)")
+        except STORAGE_ERRORS as error:
+            _log_failure(error)         # on a full disk, say; the log is as good a place
+
+    def look_after(self, size):
+        """Look after the log before a commit; its file has `size` bytes."""
+        if not self.is_large:
+            if size <= WAL_LARGE:
+                return
+            self.is_large = True
+            self.uncopied = self.told_size = size
+            log.warning("wal_large bytes=%d", size)
+            self.query("PRAGMA wal_autocheckpoint = 0")
+        elif size >= 2 * self.told_size:
+            self.told_size = size
+            log.warning("wal_large bytes=%d", size)
+        if not self._has_ended():
+            return
+        if self.uncopied <= WAL_REST:
+            self._shrink(size)
+        elif monotonic() >= self.retry_at:
+            self.retry_at = monotonic() + CHECKPOINT_RETRY_SECONDS
+            self._start_thread()
+
+    def _start_thread(self):
+        try:
+            self.connection = sqlite3.connect(self.path, isolation_level=None,
+                                              check_same_thread=False)
+            self.connection.execute("PRAGMA synchronous = FULL")
+        except STORAGE_ERRORS as error:         # out of descriptors, say
+            _log_failure(error)
+            return
+        self.thread = threading.Thread(target=self._copy)
+        self.thread.daemon = True               # the end of the process ends it
+        self.thread.start()
+
+    def _copy(self):
+        """Copy the log, and what is committed meanwhile, until the rest is short: the thread."""
+        try:
+            before = -1
+            while True:
+                _, copied = _checkpoint(self.connection.execute)
+                self.uncopied = os.path.getsize(self.path + "-wal") - copied * self.frame_size
+                if self.uncopied <= WAL_REST or copied <= before:
+                    return                      # or another program still reads an older state
+                before = copied
+        except STORAGE_ERRORS as error:
+            self.failure = error
+        except EnvironmentError:
+            pass                                # the log was removed: the next commit tells it
+
+    def _shrink(self, size):
+        """Copy the short rest, and have the next commit start the log anew, in a smaller file.
+
+        A file becomes smaller in steps: to free all of it at once would take too long.
+        """
+        if size <= WAL_LARGE:
+            self.is_large = False
+            self.query("PRAGMA wal_autocheckpoint = %d" % self.pages)
+            log.warning("wal_shrunk bytes=%d", size)
+            return
+        self.query("PRAGMA journal_size_limit = %d" % max(WAL_SIZE, size - WAL_STEP))
+        try:
+            frames, copied = _checkpoint(self.query)
+            self.uncopied = 0 if copied == frames else size
+        except STORAGE_ERRORS as error:
+            _log_failure(error)
+            self.uncopied = size
+
+    def stop(self):
+        """End the thread; returns whether it has ended, which a slow disk can delay."""
+        if self.thread is not None:
+            self.connection.interrupt()
+            self.thread.join(BUSY_SECONDS)
+        return self._has_ended()
+
+    def _has_ended(self):
+        """Return whether there is no thread, or no more."""
+        if self.thread is not None and not self.thread.is_alive():
+            self.connection.close()
+            self.thread = None
+            if self.failure is not None:
+                _log_failure(self.failure)
+                self.failure = None
+        return self.thread is None
+
+
+def _checkpoint(execute):
+    """Copy what can be copied; returns how many frames the log has, and how many are copied."""
+    is_busy, frames, copied = execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return (1, 0) if is_busy else (frames, copied)
+
+
+def _log_failure(error):
+    log.warning("checkpoint_failed error=%s", excerpt(describe(error)))

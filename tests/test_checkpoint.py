@@ -1,0 +1,101 @@
+# -*- coding: utf-8 -*-
+"""The write-ahead log of the real server while another program reads, and after it."""
+from __future__ import unicode_literals
+
+import contextlib
+import os
+import signal
+
+import pytest
+from conftest import CHEAP, Peer, audit, connect, wait_for
+
+from constants import WAL_LARGE
+
+
+@contextlib.contextmanager
+def reader_of(program):
+    """Another program that reads an old state, while the log grows to over twice WAL_LARGE."""
+    with contextlib.closing(connect(program.database)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM account").fetchall()
+        with contextlib.closing(connect(program.database)) as writer:
+            writer.execute("PRAGMA wal_autocheckpoint = 0")
+            writer.execute("CREATE TABLE filler (bytes)")
+            for _ in range(2):
+                writer.execute("INSERT INTO filler VALUES (zeroblob(%d))" % WAL_LARGE)
+        yield
+
+
+def wal_size(program):
+    return os.path.getsize(program.database + "-wal")
+
+
+def trade(player):
+    """Buy and sell, so that there is a commit."""
+    for method in ("buy", "sell"):
+        assert "result" in player.call(method, item=CHEAP)
+
+
+def stats(player):
+    return player.call("stats")["result"]
+
+
+def test_log_that_a_reader_held_back_becomes_short_again(program):
+    player = Peer(program.port, "bob")
+    with reader_of(program):
+        trade(player)
+        wait_for(lambda: "wal_large bytes=" in program.log(), "the warning")
+        assert stats(player)["wal_bytes"] > 2 * WAL_LARGE
+        for _ in range(200):
+            trade(player)                       # the log cannot be copied, and nobody waits
+        assert wal_size(program) > 2 * WAL_LARGE
+    def is_short():
+        trade(player)
+        return "wal_shrunk bytes=" in program.log()
+
+    wait_for(is_short, "the log to shrink")
+    assert wal_size(program) <= WAL_LARGE
+    assert stats(player)["wal_bytes"] <= WAL_LARGE
+    for _ in range(20):
+        trade(player)
+    assert program.log().count("wal_large bytes=") == 1
+    assert "checkpoint_failed" not in program.log()
+    program.kill()
+    audit(program.database)
+
+
+def test_stop_with_a_large_log_is_quick_and_the_next_start_shortens_it(start):
+    program = start()
+    player = Peer(program.port, "bob")
+    with reader_of(program):
+        assert "result" in player.call("buy", item=CHEAP)
+    program.process.send_signal(signal.SIGTERM)
+    assert program.wait() == 0
+    assert wal_size(program) > 2 * WAL_LARGE   # its checkpoint would have taken longer than a stop
+    again = start()
+    assert wal_size(again) == 0
+    account = Peer(again.port).call("login", nickname="bob")["result"]["account"]
+    assert account["items"] == [CHEAP]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_end_of_the_server_while_the_thread_copies(start, number):
+    program = start()
+    player = Peer(program.port, "bob")
+    with reader_of(program):
+        trade(player)
+    size = os.path.getsize(program.database)
+
+    def is_copying():
+        assert "result" in player.call("buy", item=CHEAP)
+        if os.path.getsize(program.database) > size:
+            return True
+        assert "result" in player.call("sell", item=CHEAP)
+        return False
+
+    wait_for(is_copying, "the thread to copy")
+    program.process.send_signal(number)
+    program.wait()
+    audit(program.database)
+    account = Peer(start().port).call("login", nickname="bob")["result"]["account"]
+    assert account["items"] == [CHEAP]

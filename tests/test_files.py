@@ -1,0 +1,222 @@
+# -*- coding: utf-8 -*-
+"""The files of the real server removed, renamed or replaced while it serves them; and who else may
+open them."""
+from __future__ import unicode_literals
+
+import os
+import shutil
+import signal
+
+import pytest
+from conftest import CHEAP, Peer, account_of, audit, open_account, reason, run_program
+from test_programs import run_server
+
+import db
+
+ENDINGS = ["", "-wal", "-shm", ".lock"]
+
+
+def errors(program):
+    return [line for line in program.log().splitlines() if " ERROR " in line]
+
+
+def admin(*arguments):
+    return run_program("admin.py", *arguments)
+
+
+def remove(path):
+    os.remove(path)
+
+
+def rename(path):
+    os.rename(path, path + ".away")
+
+
+def replace(path):
+    """Put another file there, the way in which a program saves a file."""
+    shutil.copy(path, path + ".other")
+    os.rename(path, path + ".away")
+    os.rename(path + ".other", path)
+
+
+def put_back(path):
+    os.rename(path + ".away", path)
+
+
+# --- while a server runs --------------------------------------------------------------------------
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("change", [remove, rename, replace])
+def test_file_that_lost_its_name_refuses_changes_until_it_is_back(program, change, ending):
+    path = os.path.realpath(program.database) + ending
+    bob = Peer(program.port, "bob")
+    change(path)
+    for _ in range(2):
+        assert reason(bob.call("buy", item=CHEAP)) == "storage_failed"
+        assert reason(Peer(program.port).call("login", nickname="new")) == "storage_failed"
+        assert bob.call("ping")["result"] == "pong"
+    error, = errors(program)
+    assert "storage_failed error=" in error
+    assert ("%s is %s" % (path, "another file" if change is replace else "gone")) in error
+    if change is not remove:
+        put_back(path)
+        assert "result" in bob.call("buy", item=CHEAP)
+        assert Peer(program.port).call("login", nickname="new")["result"]["created"]
+        program.kill()
+        audit(program.database)
+        assert account_of(program.database, "bob")[1] == CHEAP
+
+
+def test_directory_that_was_renamed_refuses_changes_until_it_is_back(start, directory):
+    inside = os.path.join(directory, "inside")
+    os.mkdir(inside)
+    program = start(directory=inside)
+    bob = Peer(program.port, "bob")
+    rename(inside)
+    assert reason(bob.call("buy", item=CHEAP)) == "storage_failed"
+    put_back(inside)
+    assert "result" in bob.call("buy", item=CHEAP)
+
+
+def test_what_was_acknowledged_before_the_log_was_removed_is_rescued_by_the_first_refusal(start):
+    program = start()
+    bob = Peer(program.port, "bob")
+    assert "result" in bob.call("buy", item=CHEAP)
+    remove(program.database + "-wal")
+    assert reason(bob.call("sell", item=CHEAP)) == "storage_failed"
+    program.kill()
+    again = Peer(start().port).call("login", nickname="bob")["result"]
+    assert not again["created"] and again["account"]["items"] == [CHEAP]
+
+
+def test_stop_without_the_log_stores_what_was_acknowledged(program):
+    bob = Peer(program.port, "bob")
+    assert "result" in bob.call("buy", item=CHEAP)
+    remove(program.database + "-wal")
+    program.process.send_signal(signal.SIGTERM)
+    assert program.wait() == 0
+    assert account_of(program.database, "bob")[1] == CHEAP
+    audit(program.database)
+
+
+def test_stop_of_a_moved_file_stores_what_was_acknowledged(program):
+    bob = Peer(program.port, "bob")
+    assert "result" in bob.call("buy", item=CHEAP)
+    rename(program.database)
+    program.process.send_signal(signal.SIGTERM)
+    assert program.wait() == 0
+    put_back(program.database)
+    for ending in ENDINGS[1:]:
+        if os.path.exists(program.database + ending):
+            remove(program.database + ending)
+    assert account_of(program.database, "bob")[1] == CHEAP
+
+
+def test_stop_removes_no_file_of_the_server_that_took_its_place(start, directory):
+    """The restore of the manual, with a server that was not stopped before."""
+    old = start()
+    assert "result" in Peer(old.port, "bob").call("buy", item=CHEAP)
+    aside = os.path.join(directory, "aside")
+    os.mkdir(aside)
+    for ending in ENDINGS:
+        os.rename(old.database + ending, os.path.join(aside, "lavka.db" + ending))
+    new = start()
+    assert "result" in Peer(new.port, "ann").call("buy", item=CHEAP)
+    old.process.send_signal(signal.SIGTERM)
+    assert old.wait() == 0
+    assert "result" in Peer(new.port, "eve").call("buy", item=CHEAP)    # its files are still there
+    new.kill()
+    audit(new.database)
+    assert account_of(new.database, "ann")[1] == account_of(new.database, "eve")[1] == CHEAP
+    assert account_of(os.path.join(aside, "lavka.db"), "bob")[1] == CHEAP
+
+
+# --- a second server ------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("ending", ["", "-wal", "-shm"])
+def test_second_server_is_refused_wherever_the_file_was_moved(program, directory, ending):
+    """One file of the first server is enough, beside files that nobody serves."""
+    other = os.path.join(directory, "other.db")
+    db.create_tables(other)
+    os.rename(program.database + ending, other + ending)
+    status, log = run_server("--port", "0", "--database", other)
+    assert status == 1 and log.count("\n") == 1 and "another server is serving" in log
+
+
+def test_second_server_is_refused_without_the_lock_file(program):
+    remove(program.database + ".lock")
+    status, log = run_server("--port", "0", "--database", program.database)
+    assert status == 1 and log.count("\n") == 1 and "another server is serving" in log
+
+
+def test_second_server_is_refused_through_a_symbolic_link(program, directory):
+    link = os.path.join(directory, "link.db")
+    os.symlink(program.database, link)
+    status, log = run_server("--port", "0", "--database", link)
+    assert status == 1 and log.count("\n") == 1 and "another server is serving" in log
+
+
+def test_file_with_two_names_is_refused_with_the_reason(directory, database):
+    os.link(database, os.path.join(directory, "link.db"))
+    open_account(database, "bob", 10)
+    for status, log in [run_server("--port", "0", "--database", database),
+                        admin("--database", database, "grant", "bob", "5")[::2]]:
+        assert status == 1 and log.count("\n") == 1 and "2 names (hard links)" in log
+    assert account_of(database, "bob") == (10, "")
+    assert admin("--database", database, "verify")[0] == 1      # it may be read: an account of SQL
+
+
+# --- commands beside a server ---------------------------------------------------------------------
+
+COMMANDS = [["grant", "bob", "5"], ["show", "bob"], ["verify"], ["history", "bob"]]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("change", [remove, replace])
+def test_command_beside_a_server_that_has_other_files_is_refused(program, change, ending,
+                                                                 directory):
+    Peer(program.port, "bob")
+    change(program.database + ending)
+    for command in COMMANDS + [["backup", os.path.join(directory, "copy.db")]]:
+        status, out, err = admin("--database", program.database, *command)
+        assert (status, out, err.count("\n")) == (1, "", 1), command
+        assert "lavka.db" + ending in err
+    assert not os.path.exists(os.path.join(directory, "copy.db"))
+
+
+def test_command_on_a_served_file_under_another_name_is_refused(program, directory):
+    Peer(program.port, "bob")
+    moved = os.path.join(directory, "moved.db")
+    os.rename(program.database, moved)
+    status, _, err = admin("--database", moved, "grant", "bob", "5")
+    assert status == 1 and err.count("\n") == 1 and "a server has" in err
+
+
+def test_tables_are_not_created_where_a_server_misses_its_file(program):
+    remove(program.database)
+    status, _, err = run_program("db.py", "--database", program.database)
+    assert status == 1 and err.count("\n") == 1 and "lavka.db is gone" in err
+    assert not os.path.exists(program.database)
+
+
+def test_command_beside_a_server_that_has_its_files_works(program):
+    bob = Peer(program.port, "bob")
+    for command in COMMANDS:
+        assert admin("--database", program.database, *command)[0] == 0
+    assert run_program("db.py", "--database", program.database)[0] == 0
+    assert "result" in bob.call("buy", item=CHEAP)
+
+
+def test_command_beside_a_server_of_before_the_identities_works(program):
+    """An upgrade begins with a backup, while the old version still runs."""
+    open(program.database + ".lock", "w").close()
+    assert admin("--database", program.database, "verify")[0] == 0
+
+
+def test_lock_file_of_a_crash_keeps_nobody_away(start):
+    program = start()
+    Peer(program.port, "bob")
+    program.kill()
+    replace(program.database)
+    assert admin("--database", program.database, "grant", "bob", "5")[0] == 0
+    start()
