@@ -28,7 +28,7 @@ from models import Trade
 from postgresql import PostgreSQL
 from sqlite import SQLite
 from storage import STORAGE_ERRORS, URL, CannotOpen, HeldElsewhere, UnusableRow, describe
-from text import quote
+from text import excerpt
 
 log = logging.getLogger("lavka.db")
 
@@ -126,7 +126,7 @@ class Shop(object):
         except HeldElsewhere:
             raise Refusal("nickname_in_use", NICKNAME_IN_USE)
         except UnusableRow:
-            log.error("unusable_row nickname=%s", quote(nickname))
+            log.error("unusable_row nickname=%s", excerpt(nickname))
             raise Refusal("storage_failed", "This account cannot be read.")
         except STORAGE_ERRORS as error:
             self._storage_failed(error)
@@ -239,7 +239,7 @@ class Shop(object):
         if conflicts:
             ledger = [change for change in ledger if change[0] not in conflicts]
             for account in conflicts:
-                log.warning("changed_outside nickname=%s", quote(account.nickname))
+                log.warning("changed_outside nickname=%s", excerpt(account.nickname))
         self.commits += 1
         self.trades += sum(kind != Trade.OPENING for _, kind, _, _, _ in ledger)
         self.largest_batch = max(self.largest_batch, len(ledger))
@@ -254,7 +254,7 @@ class Shop(object):
         now = monotonic()
         if not self._failures or (error != self._logged_error
                                   and now >= self._logged_at + RECOVERY_SECONDS):
-            log.error("storage_failed error=%s", quote(error))
+            log.error("storage_failed error=%s", excerpt(error))
             self._logged_error, self._logged_at = error, now
         self._failures += 1
         self._failed_at = now

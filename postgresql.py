@@ -25,7 +25,7 @@ from models import TABLES, Account
 from postgresql_connection import Connector, array, columns, duplicate_socket
 from storage import (STORAGE_ERRORS, CannotOpen, ConnectionLost, HeldElsewhere, Storage,
                      check_schema, check_usable, describe)
-from text import quote
+from text import excerpt
 
 log = logging.getLogger("lavka.postgresql")
 
@@ -198,7 +198,7 @@ class PostgreSQL(Storage):
                 self._lock_unknown = set()
             except peewee.PeeweeException as error:     # the next tick tries again
                 if not self.is_lost:            # a lost connection has freed all of them
-                    log.error("unlock_failed error=%s", quote(describe(error)))
+                    log.error("unlock_failed error=%s", excerpt(describe(error)))
         if not self._loss_reported:
             self._loss_reported = True
             raise ConnectionLost()
@@ -241,7 +241,7 @@ class PostgreSQL(Storage):
             self.database.close()
             if describe(error) != self._retry_error:
                 self._retry_error = describe(error)
-                log.error("storage_unreachable error=%s", quote(self._retry_error))
+                log.error("storage_unreachable error=%s", excerpt(self._retry_error))
             took = clock() - begin          # no client was served meanwhile
             self._retry_at = begin + took + max(took, self._retry_pause)
             self._retry_pause = min(2 * self._retry_pause, RETRY_SECONDS[1])
@@ -259,7 +259,7 @@ class PostgreSQL(Storage):
     def _lose(self, error):
         """Give up the connection, and with it the hold on every nickname."""
         if not self.is_lost:
-            log.error("storage_lost error=%s", quote(describe(error)))
+            log.error("storage_lost error=%s", excerpt(describe(error)))
             self.is_lost = True
             self._loss_reported = False
             self.database.close()

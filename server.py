@@ -18,7 +18,6 @@ if __name__ == "__main__":
 
 import errno
 import logging
-import os
 import resource
 import signal
 import socket
@@ -39,7 +38,7 @@ from log import LogRateLimiter, log_to_stderr, monotonic
 from service import Service, peer
 from session import FOREVER
 from storage import CannotOpen
-from text import quote
+from text import excerpt
 
 log = logging.getLogger("lavka.server")
 
@@ -181,7 +180,7 @@ class Server(object):
         excess = len(self.connections) - self.max_clients
         is_crowded = self.addresses.add(address[0]) > self.max_clients_per_address
         if is_crowded and self.limiter.is_first(logging.WARNING, "address_full"):
-            log.warning("address_full address=%s", quote(address[0]))
+            log.warning("address_full address=%s", excerpt(address[0]))
         self.service.open(connection, is_full=is_crowded or excess > 0)
         self.read(connection)               # its first request has mostly arrived by now
         if is_crowded or excess > constants.SPARE_CLIENTS:
@@ -418,7 +417,7 @@ def main(arguments=None):
     max_clients = client_limit()
     max_clients_per_address = client_limit_per_address(parser, max_clients)
 
-    log_to_stderr(getattr(logging, options.log_level))
+    writer = log_to_stderr(getattr(logging, options.log_level))
     limiter = LogRateLimiter()
     for name in ("lavka.db", "lavka.checkpoint", "lavka.postgresql"):
         logging.getLogger(name).addFilter(limiter)
@@ -430,7 +429,7 @@ def main(arguments=None):
         return 1
     self_pipe = SelfPipe()
     server = Server(Service(shop, limiter), listener, limiter,
-                    [shop.storage, limiter, self_pipe], max_clients, max_clients_per_address)
+                    [shop.storage, limiter, writer, self_pipe], max_clients, max_clients_per_address)
     stop_on_signals(server)
     log_start(server)
     server.run()
@@ -446,7 +445,7 @@ def log_start(server):
     storage = server.service.shop.storage
     log.info("start version=%s python=%s engine=%s database=%s max_clients=%d "
              "max_clients_per_address=%d", constants.VERSION, sys.version.split()[0],
-             quote(storage.engine), quote(storage.name), server.max_clients,
+             excerpt(storage.engine), excerpt(storage.name), server.max_clients,
              server.max_clients_per_address)
     server.listener.log_addresses()
 

@@ -139,7 +139,10 @@ def free_port():
 
 
 class Program(object):
-    """server.py in a subprocess, serving a free port."""
+    """server.py in a subprocess, serving a free port.
+
+    Its log is in a file, or goes to the option `stderr`, as subprocess.Popen has it.
+    """
 
     def __init__(self, directory, *arguments, **options):
         self.database = options.get("database") or os.path.join(directory, "lavka.db")
@@ -156,9 +159,21 @@ class Program(object):
                 options.get("wrapper", [])
                 + [python, os.path.join(ROOT, "server.py"), "--port", str(port),
                    "--database", self.database] + list(arguments),
-                stderr=log, env=environment(), close_fds=True)
-        line = wait_for(lambda: self.listening(begin), "the server to listen")
-        self.port = int(line.rsplit(":", 1)[1])
+                stderr=options.get("stderr", log), env=environment(), close_fds=True)
+        if "stderr" in options:
+            self.port = port
+            wait_for(self.accepts, "the server to accept a connection")
+        else:
+            line = wait_for(lambda: self.listening(begin), "the server to listen")
+            self.port = int(line.rsplit(":", 1)[1])
+
+    def accepts(self):
+        assert self.process.poll() is None
+        try:
+            Peer(self.port).close()
+            return True
+        except socket.error:
+            return False
 
     def listening(self, begin):
         assert self.process.poll() is None, self.log()
