@@ -428,8 +428,9 @@ def main(arguments=None):
         log.error("%s", error)
         return 1
     self_pipe = SelfPipe()
-    server = Server(Service(shop, limiter), listener, limiter,
-                    [shop.storage, limiter, writer, self_pipe], max_clients, max_clients_per_address)
+    sources = [shop.storage, limiter, writer, self_pipe]
+    server = Server(Service(shop, limiter), listener, limiter, sources, max_clients,
+                    max_clients_per_address)
     stop_on_signals(server)
     log_start(server)
     server.run()
