@@ -49,9 +49,12 @@ MAX_DIGITS = 4300             # digits of a JSON integer; int() is quadratic, an
 # --- the event loop ---------------------------------------------------------------------------
 
 MAX_CLIENTS = 20000           # connections served at once; about 1.3 KB of memory each when idle
-SPARE_CLIENTS = 16            # connections beyond these that are told server_full; further ones
-                              # wait in the listen queue
+MAX_CLIENTS_PER_ADDRESS = 2000    # of these, for addresses that are not loopback: a school, an
+                              # office or a carrier's NAT shares one, and leaves room for others
+SPARE_CLIENTS = 16            # connections beyond MAX_CLIENTS that linger after server_full;
+                              # further ones are closed without
 SPARE_DESCRIPTORS = 32        # kept free for SQLite, its write-ahead log, the log and the listener
+PORT_ATTEMPTS = 10            # to find a port that is free on every address of a name
 LISTEN_QUEUE = 1024           # connections that the kernel completes before they are accepted; a
                               # login storm comes at once
 ACCEPT_BATCH = 64             # connections accepted in one poll, so that players need not wait

@@ -271,13 +271,13 @@ class PostgreSQL(Storage):
 
     # --- for the commands ---------------------------------------------------------------------
 
-    def create_tables(self):
+    def create_tables(self, upgrade_only=False):
         self.database = self._connector.connect()
         try:
             with self.database.bind_ctx(TABLES), self._transaction():
                 # Serialize concurrent runs. Skip existing tables: CREATE would block servers.
                 self.query("SELECT pg_advisory_xact_lock(hashtextextended('', 0))")
-                if not Account.table_exists():
+                if not upgrade_only and not Account.table_exists():
                     self.database.create_tables(TABLES)
                 check_schema(self.database, self.name, TABLES)
         except STORAGE_ERRORS as error:

@@ -3,6 +3,7 @@
 from __future__ import unicode_literals
 
 import contextlib
+import fcntl
 import io
 import json
 import logging
@@ -11,8 +12,10 @@ import random
 import re
 import socket
 import sqlite3
+import struct
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
@@ -25,8 +28,8 @@ WAITING = "Waiting for the server ..."     # what it says when an answer takes l
 sys.path.insert(0, ROOT)
 
 import admin        # noqa: E402
-import connection   # noqa: E402
 import db           # noqa: E402
+import listener     # noqa: E402
 import log          # noqa: E402
 import server       # noqa: E402
 import service      # noqa: E402
@@ -463,8 +466,9 @@ class Loop(object):
     def __init__(self, service, limiter, sources=(), **options):
         self.service = service
         self.clock = limiter.clock
-        self.listener = connection.Listener(connection.listen("127.0.0.1", 0), limiter)
-        self.port = self.listener.sock.getsockname()[1]
+        self.listener = listener.Listener(
+            listener.listen(options.pop("host", "127.0.0.1"), 0), limiter)
+        self.port = self.listener.sockets[0].getsockname()[1]
         self.server = server.Server(service, self.listener, limiter, sources, clock=self.clock,
                                     **options)
         self.peers = []
@@ -637,6 +641,7 @@ def full_listen_queue():
 
 # --- the shop in this process, and the programs on its database ----------------------------------
 
+PAGE = 4096                 # bytes; what a small pipe has room for
 CHEAP = "potion"            # an item that every new account can afford
 
 
@@ -651,6 +656,19 @@ def run_program(program, *arguments, **options):
                                env=environment(**options))
     out, err = process.communicate()
     return process.returncode, out.decode("utf-8"), err.decode("utf-8")
+
+
+def small_pipe():
+    """Return the ends of a pipe of one page whose writer does not block, as Node makes them."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, 1031, PAGE)                     # F_SETPIPE_SZ
+    fcntl.fcntl(writer, fcntl.F_SETFL, os.O_NONBLOCK)
+    return reader, writer
+
+
+def is_full(pipe):
+    """Return whether a small pipe has no room for another line."""
+    return struct.unpack(str("i"), fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4))[0] > PAGE - 100
 
 
 def account_rows(outside):

@@ -34,9 +34,10 @@ ARROWS = {
     "session": "constants protocol",
     "stats": "constants log protocol",
     "service": "constants db log protocol session stats storage text",
-    "connection": "constants protocol session",
-    "server": "cli connection constants db log service session storage text",
-    "terminal": "constants text",
+    "connection": "session",
+    "listener": "connection constants protocol session text",
+    "server": "cli connection constants db listener log service session storage text",
+    "terminal": "cli constants text",
     "client": "cli constants log protocol terminal text",
 }
 
