@@ -429,7 +429,8 @@ def main(arguments=None):
         return 1
     self_pipe = SelfPipe()
     server = Server(Service(shop, limiter), listener, limiter,
-                    [shop.storage, limiter, writer, self_pipe], max_clients, max_clients_per_address)
+                    [shop.storage, limiter, writer, self_pipe], max_clients,
+                    max_clients_per_address)
     stop_on_signals(server)
     log_start(server)
     server.run()

@@ -114,4 +114,4 @@ def test_only_the_connection_to_postgresql_knows_its_driver():
 def test_text_in_the_log_is_cut():
     """`quote` is for the commands that show it to people; the log's lines take an `excerpt`."""
     found = lines_with(r"\b(?<!def )quote\(")
-    assert {name for name, _ in found} == {"admin", "ledger", "text"}
+    assert {name for name, _ in found} == {"admin", "cli", "ledger", "text"}
