@@ -203,7 +203,7 @@ class LogReader(object):
 
     def kill(self):
         """Leave the pipe without a reader."""
-        self.process.kill()
+        self.signal(signal.SIGKILL)
         self.process.wait()
 
     def restart(self):
