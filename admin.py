@@ -221,7 +221,7 @@ def main(arguments=None):
             log.error("%s failed: %s%s", chosen.run.__name__, error.strerror,
                       ": %s" % error.filename if error.filename else "")
     except KeyboardInterrupt:
-        return interrupted
+        os._exit(interrupted)       # without a flush: the reader of the output may have stopped
     return 1
 
 

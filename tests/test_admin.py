@@ -321,9 +321,7 @@ def test_command_ends_quietly_when_the_reader_of_its_output_closes(played, direc
 
 
 def test_output_into_a_non_blocking_pipe_is_complete(played, outside, directory):
-    outside.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)"
-                    "INSERT INTO trade (account_id, time, what, item, price, credits) "
-                    "SELECT 1, 0, 'grant', '', 1, i FROM n")
+    fill_ledger(outside)
     reader, writer = small_pipe()
     process = subprocess.Popen([sys.executable, os.path.join(ROOT, "admin.py"), "history", "ann"],
                                stdout=writer, stderr=subprocess.PIPE, cwd=directory,
@@ -334,6 +332,35 @@ def test_output_into_a_non_blocking_pipe_is_complete(played, outside, directory)
         lines = pipe.read().splitlines()
     assert process.communicate()[1] == b"" and process.returncode == 0
     assert len(lines) == 1 + 4 + 3000 and lines[-1].endswith(b" 3000")
+
+
+def test_signal_ends_a_command_whose_output_nobody_reads(played, outside, directory):
+    fill_ledger(outside)
+    reader, writer = os.pipe()
+    process = subprocess.Popen([sys.executable, os.path.join(ROOT, "admin.py"), "history", "ann"],
+                               stdout=writer, stderr=subprocess.PIPE, cwd=directory,
+                               env=environment(), close_fds=True)
+    try:
+        wait_for(lambda: is_blocked(process.pid), "the command to wait for its reader")
+        process.send_signal(signal.SIGTERM)
+        wait_for(lambda: process.poll() is not None, "the command to end")
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert (process.returncode, process.communicate()[1]) == (130, b"")
+
+
+def is_blocked(pid):
+    """Return whether a process waits for room in a pipe; see proc(5)."""
+    with open("/proc/%d/wchan" % pid) as wchan:
+        return "pipe" in wchan.read()
+
+
+def fill_ledger(outside):
+    """Store more rows of the ledger than a pipe has room for."""
+    outside.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)"
+                    "INSERT INTO trade (account_id, time, what, item, price, credits) "
+                    "SELECT 1, 0, 'grant', '', 1, i FROM n")
 
 
 def open_accounts(outside, number):
