@@ -97,6 +97,13 @@ WAL_LARGE = 4 * WAL_SIZE      # of its file; from here on a thread makes the che
 WAL_REST = 262144             # bytes that the thread leaves to the loop, which copies them in 2 ms
 WAL_STEP = 32 * 1024 * 1024   # bytes by which a large file shrinks at once, in some 20 ms
 
+# --- PostgreSQL -------------------------------------------------------------------------------
+
+LOCK_TABLE_SHARE = 0.9        # of PostgreSQL's lock table, up to which nicknames are locked; the
+                              # commands need locks, too, and so does whoever else uses it
+LOCK_COUNT_SHARE = 0.125      # of the room left, after which a server counts all locks again: more
+                              # than a few servers that fill it at once do not go too far
+
 # --- the console (columns) --------------------------------------------------------------------
 
 COLUMNS = 80                  # of a line; what terminals have at least
@@ -113,6 +120,10 @@ STOP_SECONDS = 1              # to answer what was read before a stop; 2 s in al
 ACCEPT_PAUSE_SECONDS = 1      # after running out of descriptors; a retry at once would spin
 SWEEP_SECONDS = 0.25          # between two checks of the deadlines; their precision
 BUSY_SECONDS = 0.25           # busy timeout of the server; all players wait with it
+LOCK_SECONDS = 0.005          # for a lock in PostgreSQL, until a tick's changes are stored without
+                              # those that are behind it
+LOCK_COUNT_SECONDS = 5        # after which a login has the locks counted again; counting 40,000
+                              # takes 20 ms
 COMMAND_BUSY_SECONDS = 5      # busy timeout of the operators' commands; no player waits for them
 LOCK_ATTEMPTS = 10            # to lock the files at a start; a command that looks whether they are
 LOCK_PAUSE_SECONDS = 0.01     # locked has them for microseconds

@@ -27,7 +27,8 @@ from log import monotonic
 from models import Trade
 from postgresql import PostgreSQL
 from sqlite import SQLite
-from storage import STORAGE_ERRORS, URL, CannotOpen, HeldElsewhere, UnusableRow, describe
+from storage import (STORAGE_ERRORS, URL, CannotOpen, HeldElsewhere, NoRoom, UnusableRow,
+                     describe)
 from text import excerpt
 
 log = logging.getLogger("lavka.db")
@@ -115,7 +116,7 @@ class Shop(object):
         """Load or open the account of a nickname; returns (OpenAccount, whether it is new).
 
         Raises Refusal: nickname_in_use when another server holds it, storage_failed when the
-        database cannot be read.
+        database cannot be read, or has no room for another player.
         """
         account = self._dirty.get(nickname)         # of a login that ended in this very tick
         if account is not None:
@@ -125,6 +126,9 @@ class Shop(object):
             stored = self.storage.load(nickname)
         except HeldElsewhere:
             raise Refusal("nickname_in_use", NICKNAME_IN_USE)
+        except NoRoom:
+            raise Refusal("storage_failed",
+                          "There is no room for another player now. Try again later.")
         except UnusableRow:
             log.error("unusable_row nickname=%s", excerpt(nickname))
             raise Refusal("storage_failed", "This account cannot be read.")
@@ -192,7 +196,7 @@ class Shop(object):
             if account.version != self._version and not account.is_dirty:
                 account.set_stored(self.storage.load(account.nickname) or account.stored)
                 account.version = self._version
-        except (UnusableRow, HeldElsewhere) + STORAGE_ERRORS:
+        except (UnusableRow, HeldElsewhere, NoRoom) + STORAGE_ERRORS:
             pass
 
     # --- storing it ---------------------------------------------------------------------------
@@ -238,8 +242,9 @@ class Shop(object):
         """Count what a transaction has stored, and log what it has not."""
         if conflicts:
             ledger = [change for change in ledger if change[0] not in conflicts]
-            for account in conflicts:
-                log.warning("changed_outside nickname=%s", excerpt(account.nickname))
+            for account, row in conflicts.items():
+                log.warning("row_locked nickname=%s" if row == account.stored else
+                            "changed_outside nickname=%s", excerpt(account.nickname))
         self.commits += 1
         self.trades += sum(kind != Trade.OPENING for _, kind, _, _, _ in ledger)
         self.largest_batch = max(self.largest_batch, len(ledger))

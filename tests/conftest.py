@@ -702,6 +702,27 @@ def refusal_of(call, *arguments):
     return caught.value
 
 
+def advisory_locks(database):
+    """Return how many advisory locks the sessions on the database have."""
+    with contextlib.closing(connect(database)) as outside:
+        return outside.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = "
+            "(SELECT oid FROM pg_database WHERE datname = current_database())").fetchone()[0]
+
+
+def record_statements(shop):
+    """Return a list that grows by each statement that a shop executes."""
+    statements = []
+    execute = shop.storage.database.execute_sql
+
+    def record(sql, parameters=()):
+        statements.append(sql)
+        return execute(sql, parameters)
+
+    shop.storage.database.execute_sql = record
+    return statements
+
+
 @pytest.fixture
 def open_shop():
     """Return a function that opens a shop; every shop is closed after the test."""
