@@ -336,24 +336,18 @@ def test_output_into_a_non_blocking_pipe_is_complete(played, outside, directory)
 
 def test_signal_ends_a_command_whose_output_nobody_reads(played, outside, directory):
     fill_ledger(outside)
-    reader, writer = os.pipe()
+    reader, writer = small_pipe()
     process = subprocess.Popen([sys.executable, os.path.join(ROOT, "admin.py"), "history", "ann"],
                                stdout=writer, stderr=subprocess.PIPE, cwd=directory,
                                env=environment(), close_fds=True)
     try:
-        wait_for(lambda: is_blocked(process.pid), "the command to wait for its reader")
+        wait_for(lambda: is_full(reader), "the command to wait for its reader")
         process.send_signal(signal.SIGTERM)
         wait_for(lambda: process.poll() is not None, "the command to end")
     finally:
         os.close(reader)
         os.close(writer)
     assert (process.returncode, process.communicate()[1]) == (130, b"")
-
-
-def is_blocked(pid):
-    """Return whether a process waits for room in a pipe; see proc(5)."""
-    with open("/proc/%d/wchan" % pid) as wchan:
-        return "pipe" in wchan.read()
 
 
 def fill_ledger(outside):
