@@ -16,7 +16,7 @@ from constants import (BUSY_SECONDS, CHECKPOINT_RETRY_SECONDS, WAL_LARGE, WAL_RE
                        WAL_STEP)
 from log import monotonic
 from storage import STORAGE_ERRORS, describe
-from text import quote
+from text import excerpt
 
 log = logging.getLogger("lavka.checkpoint")
 
@@ -144,4 +144,4 @@ def _checkpoint(execute):
 
 
 def _log_failure(error):
-    log.warning("checkpoint_failed error=%s", quote(describe(error)))
+    log.warning("checkpoint_failed error=%s", excerpt(describe(error)))

@@ -67,6 +67,26 @@ POLLS_PER_COMMIT = 3          # polls in a tick while there is something to comm
                               # all that they bring; not more, or their replies come late
 HIGH_WATER = 262144           # unsent bytes at which a connection is no longer read nor served
 
+# --- the log (bytes, or lines where it says so) -----------------------------------------------
+
+LOG_LINE = 2048               # a line with its end: containers cut longer ones at 16 KB, journals
+                              # at 48 KB, and the rest would read as a line of its own
+LOG_TEXT = 800                # one quoted text: two of them and all around them make one line
+LOG_TRACEBACK = 60            # lines of a traceback; a recursion without end makes thousands
+LOG_BUFFER = 262144           # kept while nobody takes it: a login storm writes more than a pipe's
+                              # 64 KB before a slow reader has its turn
+LOG_RESERVE = 65536           # the part of it that only WARNING and above may fill
+LOG_WRITES = 1000             # writes in a row, in some 5 ms: another user's terminal gets each
+                              # byte by itself
+
+# Lines about logins, and as many about logouts, that are written before they are counted: so many
+# at once, and so many again every LOG_SUMMARY_SECONDS. Behind one address 1,000 players may log in
+# twice in a moment. Without a pause it makes 0.9 million lines a day of each, 150 MB in all, or
+# 1.6 GB if its nicknames are as long as they can be.
+LOG_ADDRESS_LINES = (2000, 100)
+LOG_LINES = (20000, 250)      # of all addresses together: after a restart the players of a full
+                              # server log in; 2.5 times as much a day
+
 # --- the file ---------------------------------------------------------------------------------
 
 PAGE_SIZE = 512               # bytes, of a new file; a commit writes whole pages, and with many
@@ -114,6 +134,7 @@ CONNECT_SECONDS = 2           # for each step of connecting to a host of Postgre
 RETRY_SECONDS = (0.25, 5)     # between two attempts to connect again: the first, and the longest
 RECOVERY_SECONDS = 1          # debounce: without a failure until storage counts as recovered
 LOG_SUMMARY_SECONDS = 10      # between two counts of the lines that rate-limited logging left out
+LOG_EXIT_SECONDS = 0.2        # to write the last lines at the exit, if the reader is slow
 REPLY_SECONDS = 5             # for the server to answer a client
 WAITING_NOTICE_SECONDS = 0.5  # until a player is told that the client waits for the server
 

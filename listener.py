@@ -12,7 +12,7 @@ import constants
 from connection import NOT_NOW, PEER_GONE
 from protocol import address
 from session import FOREVER
-from text import quote
+from text import excerpt
 
 log = logging.getLogger("lavka.listener")
 
@@ -55,7 +55,7 @@ class Listener(object):
         for host, _ in places:
             if network(host) is not None:
                 log.warning("not_loopback address=%s: nicknames are not passwords, whoever reaches "
-                            "the port can play as anybody", quote(host))
+                            "the port can play as anybody", excerpt(host))
         log.info("\n".join(["listening on %s" % address(*place) for place in places]))
 
     def close(self):
@@ -159,7 +159,7 @@ def _listen_on_all(places, port):
     if not sockets:
         raise missing[0]
     for error in missing:
-        log.warning("address_missing address=%s error=%s", quote(error.host),
+        log.warning("address_missing address=%s error=%s", excerpt(error.host),
                     errno.errorcode[error.errno])
     return sockets
 

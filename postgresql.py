@@ -29,7 +29,7 @@ from postgresql_connection import (Connector, array, columns, duplicate_socket,
 from postgresql_locks import NicknameLocks
 from storage import (STORAGE_ERRORS, CannotOpen, ConnectionLost, Storage, check_schema,
                      check_usable, describe)
-from text import quote
+from text import excerpt
 
 log = logging.getLogger("lavka.postgresql")
 
@@ -59,6 +59,7 @@ _SAVE = """
             WITH ORDINALITY AS change (nickname, what, item, price, credits, number)
         JOIN stored USING (nickname) ORDER BY number)
     SELECT * FROM stored"""
+
 
 class PostgreSQL(Storage):
     """The accounts in one database; see `Storage` for what each method does."""
@@ -211,7 +212,7 @@ class PostgreSQL(Storage):
             self._locks.unlock_released()
         except peewee.PeeweeException as error:         # the next tick tries again
             if not self.is_lost:                # a lost connection has freed all of them
-                log.error("unlock_failed error=%s", quote(describe(error)))
+                log.error("unlock_failed error=%s", excerpt(describe(error)))
         if not self._loss_reported:
             self._loss_reported = True
             raise ConnectionLost()
@@ -258,7 +259,7 @@ class PostgreSQL(Storage):
             self.database.close()
             if describe(error) != self._retry_error:
                 self._retry_error = describe(error)
-                log.error("storage_unreachable error=%s", quote(self._retry_error))
+                log.error("storage_unreachable error=%s", excerpt(self._retry_error))
             took = clock() - begin          # no client was served meanwhile
             self._retry_at = begin + took + max(took, self._retry_pause)
             self._retry_pause = min(2 * self._retry_pause, RETRY_SECONDS[1])
@@ -277,7 +278,7 @@ class PostgreSQL(Storage):
     def _lose(self, error):
         """Give up the connection, and with it the hold on every nickname."""
         if not self.is_lost:
-            log.error("storage_lost error=%s", quote(describe(error)))
+            log.error("storage_lost error=%s", excerpt(describe(error)))
             self.is_lost = True
             self._loss_reported = False
             self.database.close()
@@ -289,13 +290,13 @@ class PostgreSQL(Storage):
 
     # --- for the commands ---------------------------------------------------------------------
 
-    def create_tables(self):
+    def create_tables(self, upgrade_only=False):
         self.database = self._connector.connect()
         try:
             with self.database.bind_ctx(TABLES), self._transaction():
                 # Serialize concurrent runs. Skip existing tables: CREATE would block servers.
                 self.query("SELECT pg_advisory_xact_lock(hashtextextended('', 0))")
-                if not Account.table_exists():
+                if not upgrade_only and not Account.table_exists():
                     self.database.create_tables(TABLES)
                 check_schema(self.database, self.name, TABLES)
         except STORAGE_ERRORS as error:

@@ -8,18 +8,19 @@ only then sends the replies; docs/architecture.md follows a request through it.
 """
 from __future__ import unicode_literals
 
-import cli
+import os
+import sys
 
 if __name__ == "__main__":
-    cli.end_on_ctrl_c()
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))     # PYTHONSAFEPATH omits it
+    import cli
+    cli.prepare_process()
 
 import errno
 import logging
-import os
 import resource
 import signal
 import socket
-import sys
 from collections import OrderedDict
 
 try:
@@ -27,6 +28,7 @@ try:
 except ImportError:                                     # 2.7
     import selectors2 as selectors
 
+import cli
 import constants
 from connection import (CLOSED, FLUSHING, LINGERING, NOT_NOW, OPEN, PEER_GONE, READ, Connection,
                         select)
@@ -36,7 +38,7 @@ from log import LogRateLimiter, log_to_stderr, monotonic
 from service import Service, peer
 from session import FOREVER
 from storage import CannotOpen
-from text import quote
+from text import excerpt
 
 log = logging.getLogger("lavka.server")
 
@@ -178,7 +180,7 @@ class Server(object):
         excess = len(self.connections) - self.max_clients
         is_crowded = self.addresses.add(address[0]) > self.max_clients_per_address
         if is_crowded and self.limiter.is_first(logging.WARNING, "address_full"):
-            log.warning("address_full address=%s", quote(address[0]))
+            log.warning("address_full address=%s", excerpt(address[0]))
         self.service.open(connection, is_full=is_crowded or excess > 0)
         self.read(connection)               # its first request has mostly arrived by now
         if is_crowded or excess > constants.SPARE_CLIENTS:
@@ -373,6 +375,11 @@ class SelfPipe(object):
         self.sender.setblocking(False)
         signal.set_wakeup_fd(self.sender.fileno())
 
+    def close(self):
+        signal.set_wakeup_fd(-1)
+        self.socket.close()
+        self.sender.close()
+
     def on_readable(self):
         self.socket.recv(constants.RECV_SIZE)
 
@@ -410,7 +417,7 @@ def main(arguments=None):
     max_clients = client_limit()
     max_clients_per_address = client_limit_per_address(parser, max_clients)
 
-    log_to_stderr(getattr(logging, options.log_level))
+    writer = log_to_stderr(getattr(logging, options.log_level))
     limiter = LogRateLimiter()
     for name in ("lavka.db", "lavka.checkpoint", "lavka.postgresql"):
         logging.getLogger(name).addFilter(limiter)
@@ -420,13 +427,16 @@ def main(arguments=None):
     except (CannotOpen, CannotListen) as error:
         log.error("%s", error)
         return 1
-    server = Server(Service(shop, limiter), listener, limiter,
-                    [shop.storage, limiter, SelfPipe()], max_clients, max_clients_per_address)
+    self_pipe = SelfPipe()
+    sources = [shop.storage, limiter, writer, self_pipe]
+    server = Server(Service(shop, limiter), listener, limiter, sources, max_clients,
+                    max_clients_per_address)
     stop_on_signals(server)
     log_start(server)
     server.run()
     limiter.log_counts()
     shop.close()
+    self_pipe.close()
     log.info("stopped")
     return 0
 
@@ -436,7 +446,7 @@ def log_start(server):
     storage = server.service.shop.storage
     log.info("start version=%s python=%s engine=%s database=%s max_clients=%d "
              "max_clients_per_address=%d", constants.VERSION, sys.version.split()[0],
-             quote(storage.engine), quote(storage.name), server.max_clients,
+             excerpt(storage.engine), excerpt(storage.name), server.max_clients,
              server.max_clients_per_address)
     server.listener.log_addresses()
 

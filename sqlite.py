@@ -7,6 +7,7 @@ WAL with `synchronous=FULL`: a commit is one fsync of the write-ahead log, and n
 from __future__ import unicode_literals
 
 import contextlib
+import errno
 import os
 import sqlite3
 import stat
@@ -154,18 +155,22 @@ class SQLite(Storage):
 
     # --- for the commands ---------------------------------------------------------------------
 
-    def create_tables(self):
+    def create_tables(self, upgrade_only=False):
         files = None
-        self._check_names()
+        path = self._check_names()
+        if upgrade_only:
+            self._check_exists(path)
         # The page size comes first: it is fixed once the journal mode is set.
         self._connect(COMMAND_BUSY_SECONDS,
                       [("page_size", PAGE_SIZE)] + _DURABLE + _BESIDE_A_SERVER)
         try:
             with self.database.bind_ctx(TABLES):
+                if upgrade_only:
+                    check_schema(self.database, self.name, [Account])
                 if self._lacks_ledger():            # an older server would go on without a ledger
                     with self._explained():
-                        files = HeldFiles(self._path())
-                with self.database.atomic("IMMEDIATE"):
+                        files = HeldFiles(path)
+                with self._transaction():
                     is_upgrade = self._lacks_ledger()       # checked again, inside the transaction
                     self.database.create_tables(TABLES)
                     check_schema(self.database, self.name, TABLES)
@@ -209,8 +214,18 @@ class SQLite(Storage):
         self._check_exists(path)
         self._check_one_name(path)
         self._open(COMMAND_BUSY_SECONDS, _DURABLE + _BESIDE_A_SERVER)
-        with contextlib.closing(self.database), self.database.atomic("IMMEDIATE"):
+        with contextlib.closing(self.database), self._transaction():
             yield
+
+    @contextlib.contextmanager
+    def _transaction(self):
+        """A transaction; after an exception the caller undoes it by closing the connection.
+
+        A rollback would hide the first error: on a full disk SQLite has rolled back itself.
+        """
+        self.database.begin("IMMEDIATE")
+        yield
+        self.database.commit()
 
     def query(self, sql, *parameters):
         return self.database.execute_sql(sql, parameters)
@@ -243,9 +258,13 @@ class SQLite(Storage):
                              % self.name)
 
     def _check_exists(self, path):
-        if not os.path.exists(path):
-            raise CannotOpen("there is no database %s: create it with: %s"
-                             % (self.name, create_command(self.name)))
+        try:
+            os.stat(path)
+        except EnvironmentError as error:
+            if error.errno == errno.ENOENT:
+                raise CannotOpen("there is no database %s: create it with: %s"
+                                 % (self.name, create_command(self.name)))
+            raise CannotOpen("cannot open the database %s: %s" % (self.name, error.strerror))
 
     def _check_one_name(self, path):
         """Check that the file has no second name: SQLite's log has the name that was opened.

@@ -142,8 +142,11 @@ class Storage(object):
 
     # --- for the commands ---------------------------------------------------------------------
 
-    def create_tables(self):
-        """Create what is missing; safe to run again, and beside servers. Raises CannotOpen."""
+    def create_tables(self, upgrade_only=False):
+        """Create what is missing; safe to run again, and beside servers. Raises CannotOpen.
+
+        With `upgrade_only` the table of accounts has to be there.
+        """
         raise NotImplementedError()
 
     def reading(self, models=TABLES):

@@ -3,6 +3,7 @@
 from __future__ import unicode_literals
 
 import contextlib
+import fcntl
 import io
 import json
 import logging
@@ -11,8 +12,10 @@ import random
 import re
 import socket
 import sqlite3
+import struct
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
@@ -136,7 +139,10 @@ def free_port():
 
 
 class Program(object):
-    """server.py in a subprocess, serving a free port."""
+    """server.py in a subprocess, serving a free port.
+
+    Its log is in a file, or goes to the option `stderr`, as subprocess.Popen has it.
+    """
 
     def __init__(self, directory, *arguments, **options):
         self.database = options.get("database") or os.path.join(directory, "lavka.db")
@@ -153,9 +159,21 @@ class Program(object):
                 options.get("wrapper", [])
                 + [python, os.path.join(ROOT, "server.py"), "--port", str(port),
                    "--database", self.database] + list(arguments),
-                stderr=log, env=environment(), close_fds=True)
-        line = wait_for(lambda: self.listening(begin), "the server to listen")
-        self.port = int(line.rsplit(":", 1)[1])
+                stderr=options.get("stderr", log), env=environment(), close_fds=True)
+        if "stderr" in options:
+            self.port = port
+            wait_for(self.accepts, "the server to accept a connection")
+        else:
+            line = wait_for(lambda: self.listening(begin), "the server to listen")
+            self.port = int(line.rsplit(":", 1)[1])
+
+    def accepts(self):
+        assert self.process.poll() is None
+        try:
+            Peer(self.port).close()
+            return True
+        except socket.error:
+            return False
 
     def listening(self, begin):
         assert self.process.poll() is None, self.log()
@@ -623,6 +641,7 @@ def full_listen_queue():
 
 # --- the shop in this process, and the programs on its database ----------------------------------
 
+PAGE = 4096                 # bytes; what a small pipe has room for
 CHEAP = "potion"            # an item that every new account can afford
 
 
@@ -637,6 +656,19 @@ def run_program(program, *arguments, **options):
                                env=environment(**options))
     out, err = process.communicate()
     return process.returncode, out.decode("utf-8"), err.decode("utf-8")
+
+
+def small_pipe():
+    """Return the ends of a pipe of one page whose writer does not block, as Node makes them."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, 1031, PAGE)                     # F_SETPIPE_SZ
+    fcntl.fcntl(writer, fcntl.F_SETFL, os.O_NONBLOCK)
+    return reader, writer
+
+
+def is_full(pipe):
+    """Return whether a small pipe has no room for another line."""
+    return struct.unpack(str("i"), fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4))[0] > PAGE - 100
 
 
 def account_rows(outside):
