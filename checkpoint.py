@@ -82,9 +82,15 @@ class Checkpointer(object):
         except STORAGE_ERRORS as error:         # out of descriptors, say
             _log_failure(error)
             return
-        self.thread = threading.Thread(target=self._copy)
-        self.thread.daemon = True               # the end of the process ends it
-        self.thread.start()
+        thread = threading.Thread(target=self._copy)
+        thread.daemon = True                    # the end of the process ends it
+        try:
+            thread.start()
+        except threading.ThreadError as error:  # at the limit of threads
+            self.connection.close()
+            _log_failure(error)
+            return
+        self.thread = thread
 
     def _copy(self):
         """Copy the log, and what is committed meanwhile, until the rest is short: the thread."""
