@@ -15,7 +15,7 @@ import time
 import peewee
 
 from checkpoint import Checkpointer
-from constants import BUSY_SECONDS, COMMAND_BUSY_SECONDS, PAGE_SIZE
+from constants import BUSY_SECONDS, COMMAND_BUSY_SECONDS, PAGE_SIZE, WAL_LARGE
 from files import FilesInUse, HeldFiles, conflict
 from models import TABLES, Account, Trade
 from storage import (STORAGE_ERRORS, CannotOpen, Storage, UnusableRow, check_schema, check_usable,
@@ -71,8 +71,10 @@ class SQLite(Storage):
             return              # the end of the process closes all, the locks last
         if self._files.problem() is not None:
             self._rescue()                      # SQLite makes no checkpoint of a file that moved
-        elif self._checkpointer.is_large:
-            self._files.block_checkpoint()      # it would take too long for a stop
+        # A checkpoint of a large log would take too long for a stop. And SQLite, which compares the
+        # inode alone, could remove the log of another database that has this name now.
+        if self._files.wal_size > WAL_LARGE or self._files.has_moved():
+            self._files.block_checkpoint()
         self.database.close()
         self._files.close()
 

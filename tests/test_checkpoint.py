@@ -3,8 +3,10 @@
 from __future__ import unicode_literals
 
 import contextlib
+import io
 import os
 import signal
+import subprocess
 
 import pytest
 from conftest import CHEAP, Peer, audit, connect, wait_for
@@ -76,6 +78,33 @@ def test_stop_with_a_large_log_is_quick_and_the_next_start_shortens_it(start):
     assert wal_size(again) == 0
     account = Peer(again.port).call("login", nickname="bob")["result"]["account"]
     assert account["items"] == [CHEAP]
+
+
+def test_stop_with_a_log_that_grew_without_the_server_is_quick(program):
+    with reader_of(program):
+        pass
+    program.process.send_signal(signal.SIGTERM)
+    assert program.wait() == 0
+    assert wal_size(program) > 2 * WAL_LARGE   # its checkpoint would have taken longer than a stop
+
+
+def test_log_is_copied_once_a_thread_can_be_started(program):
+    player = Peer(program.port, "bob")
+    pid = str(program.process.pid)
+    with io.open("/proc/%s/statm" % pid) as statm:
+        size = int(statm.read().split()[0]) * os.sysconf(str("SC_PAGE_SIZE"))
+    subprocess.check_call(["prlimit", "--pid", pid, "--as=%d:" % (size + 4000000)])
+    with reader_of(program):
+        trade(player)
+    wait_for(lambda: "checkpoint_failed" in program.log(), "a thread that cannot be started")
+    trade(player)
+    subprocess.check_call(["prlimit", "--pid", pid, "--as=unlimited:"])
+
+    def is_short():
+        trade(player)
+        return "wal_shrunk bytes=" in program.log()
+
+    wait_for(is_short, "the log to shrink")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
