@@ -66,6 +66,26 @@ def test_log_that_a_reader_held_back_becomes_short_again(program):
     audit(program.database)
 
 
+def test_log_that_a_rolled_back_transaction_made_large_becomes_short_again(program):
+    """Its file is large, while there is little in it to copy."""
+    player = Peer(program.port, "bob")
+    with contextlib.closing(connect(program.database)) as writer:
+        writer.execute("PRAGMA cache_size = 10")            # or it would stay in memory
+        writer.execute("BEGIN")
+        writer.execute("CREATE TABLE filler (bytes)")
+        for _ in range(2):
+            writer.execute("INSERT INTO filler VALUES (zeroblob(%d))" % WAL_LARGE)
+        writer.execute("ROLLBACK")
+    assert wal_size(program) > WAL_LARGE
+
+    def is_short():
+        trade(player)
+        return "wal_shrunk bytes=" in program.log()
+
+    wait_for(is_short, "the log to shrink")
+    assert wal_size(program) <= WAL_LARGE
+
+
 def test_stop_with_a_large_log_is_quick_and_the_next_start_shortens_it(start):
     program = start()
     player = Peer(program.port, "bob")
