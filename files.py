@@ -101,10 +101,9 @@ class HeldFiles(object):
     def has_moved(self):
         """Return whether the database's name means another file, or none."""
         try:
-            found = os.stat(self.path)
+            return (self.path, _identity(os.stat(self.path))) not in self._identities
         except EnvironmentError:
             return True
-        return _identity(found) != _identity(os.fstat(self._descriptors[_DATABASE]))
 
     def block_checkpoint(self):
         """Have SQLite close the database as if others had it open: without a checkpoint, and

@@ -93,7 +93,8 @@ class SQLite(Storage):
     def save(self, rows, ledger):
         problem = self._files.problem()
         if problem is not None:
-            self._rescue()
+            if not self._rescue():
+                problem += "; do not stop the server while another program reads the database"
             raise peewee.OperationalError(problem)
         self.wal_size = self._files.wal_size
         self._checkpointer.look_after(self.wal_size)
@@ -108,11 +109,15 @@ class SQLite(Storage):
         return conflicts
 
     def _rescue(self):
-        """Copy what was acknowledged to the database file, while the log can still be read."""
+        """Copy what was acknowledged to the database file, while the log can still be read.
+
+        Returns whether all of it is there: not while another program reads an older state.
+        """
         try:
-            self.query("PRAGMA wal_checkpoint(PASSIVE)")
+            is_busy, frames, copied = self.query("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         except STORAGE_ERRORS:
-            pass
+            return False
+        return not is_busy and copied == frames
 
     def _roll_back(self):
         try:

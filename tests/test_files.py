@@ -3,12 +3,14 @@
 open them."""
 from __future__ import unicode_literals
 
+import contextlib
 import os
 import shutil
 import signal
 
 import pytest
-from conftest import CHEAP, Peer, account_of, audit, open_account, reason, run_program
+from conftest import (CHEAP, Peer, account_of, audit, connect, open_account, reason, run_program,
+                      wait_for)
 from test_programs import run_server
 
 import db
@@ -87,6 +89,26 @@ def test_what_was_acknowledged_before_the_log_was_removed_is_rescued_by_the_firs
     program.kill()
     again = Peer(start().port).call("login", nickname="bob")["result"]
     assert not again["created"] and again["account"]["items"] == [CHEAP]
+
+
+def test_refusal_tells_that_another_program_keeps_the_rescue_from_being_complete(program):
+    bob = Peer(program.port, "bob")
+    with contextlib.closing(connect(program.database)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM account").fetchall()
+        assert "result" in bob.call("buy", item=CHEAP)
+        remove(program.database + "-wal")
+        assert reason(bob.call("sell", item=CHEAP)) == "storage_failed"
+        assert "another program reads" in errors(program)[-1]
+
+    def is_complete():
+        assert reason(bob.call("sell", item=CHEAP)) == "storage_failed"
+        return "another program reads" not in errors(program)[-1]
+
+    wait_for(is_complete, "a refusal without this")
+    program.kill()
+    audit(program.database)
+    assert account_of(program.database, "bob")[1] == CHEAP
 
 
 def test_stop_without_the_log_stores_what_was_acknowledged(program):
