@@ -8,7 +8,6 @@ stop all players for seconds. So a large log is copied in a thread, beside the l
 from __future__ import unicode_literals
 
 import logging
-import os
 import sqlite3
 import threading
 
@@ -27,8 +26,9 @@ class Checkpointer(object):
     """The checkpoints of the database `path`; `query` executes a statement where commits are made.
 
     A checkpoint that begins just when a commit starts the log anew can damage the file, before
-    SQLite 3.51.3 (sqlite.org/wal.html, section 11). So the thread makes one only while bytes of the
-    log are not copied yet: until they are, no commit starts the log anew.
+    SQLite 3.51.3 (sqlite.org/wal.html, section 11). So the thread reads with a second connection
+    meanwhile. A commit does not start a log anew that somebody reads; and who reads while all of the
+    log is copied reads the database file, and keeps checkpoints from changing anything.
     """
 
     def __init__(self, query, path):
@@ -42,7 +42,7 @@ class Checkpointer(object):
         self.uncopied = 0           # bytes of the log that the last checkpoint has left
         self.retry_at = 0           # time at which the next thread may begin
         self.thread = None
-        self.connection = None      # of the thread
+        self.connections = []       # of the thread: one copies, one reads
         self.failure = None         # error that has ended the thread
         self._copy_all()
         query("PRAGMA wal_autocheckpoint = %d" % self.pages)
@@ -76,30 +76,42 @@ class Checkpointer(object):
 
     def _start_thread(self):
         try:
-            self.connection = sqlite3.connect(self.path, isolation_level=None,
-                                              check_same_thread=False)
-            self.connection.execute("PRAGMA synchronous = FULL")
-        except STORAGE_ERRORS as error:         # out of descriptors, say
+            for _ in range(2):
+                self.connections.append(sqlite3.connect(self.path, isolation_level=None,
+                                                        check_same_thread=False))
+            self.connections[0].execute("PRAGMA synchronous = FULL")
+            thread = threading.Thread(target=self._copy, args=tuple(self.connections))
+            thread.daemon = True                # the end of the process ends it
+            thread.start()
+        except STORAGE_ERRORS + (threading.ThreadError,) as error:      # out of descriptors, say
             _log_failure(error)
-            return
-        self.thread = threading.Thread(target=self._copy)
-        self.thread.daemon = True               # the end of the process ends it
-        self.thread.start()
+            self._disconnect()
+        else:
+            self.thread = thread
 
-    def _copy(self):
-        """Copy the log, and what is committed meanwhile, until the rest is short: the thread."""
+    def _copy(self, copying, reading):
+        """Copy the log, and what is committed meanwhile, until there was little to copy: the
+        thread."""
+        before = 0
         try:
-            before = -1
             while True:
-                _, copied = _checkpoint(self.connection.execute)
-                self.uncopied = os.path.getsize(self.path + "-wal") - copied * self.frame_size
-                if self.uncopied <= WAL_REST or copied <= before:
-                    return                      # or another program still reads an older state
+                reading.execute("BEGIN")
+                reading.execute("SELECT 1 FROM account LIMIT 1").fetchall()
+                copied = self._checkpoint(copying.execute)
+                reading.execute("COMMIT")
+                if self.uncopied > WAL_REST or copied - before <= WAL_REST:
+                    return                      # the former: another program reads an older state
                 before = copied
         except STORAGE_ERRORS as error:
             self.failure = error
-        except EnvironmentError:
-            pass                                # the log was removed: the next commit tells it
+
+    def _checkpoint(self, execute):
+        """Copy what can be copied; returns how many bytes of the log are copied now."""
+        is_busy, frames, copied = execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        if is_busy:                             # with a checkpoint of another program
+            return 0
+        self.uncopied = (frames - copied) * self.frame_size
+        return copied * self.frame_size
 
     def _shrink(self, size):
         """Copy the short rest, and have the next commit start the log anew, in a smaller file.
@@ -113,34 +125,31 @@ class Checkpointer(object):
             return
         self.query("PRAGMA journal_size_limit = %d" % max(WAL_SIZE, size - WAL_STEP))
         try:
-            frames, copied = _checkpoint(self.query)
-            self.uncopied = 0 if copied == frames else size
+            self._checkpoint(self.query)
         except STORAGE_ERRORS as error:
             _log_failure(error)
-            self.uncopied = size
+            self.uncopied = size                # for a thread to try again, later
 
     def stop(self):
         """End the thread; returns whether it has ended, which a slow disk can delay."""
         if self.thread is not None:
-            self.connection.interrupt()
+            self.connections[0].interrupt()
             self.thread.join(BUSY_SECONDS)
         return self._has_ended()
 
     def _has_ended(self):
         """Return whether there is no thread, or no more."""
         if self.thread is not None and not self.thread.is_alive():
-            self.connection.close()
+            self._disconnect()
             self.thread = None
             if self.failure is not None:
                 _log_failure(self.failure)
                 self.failure = None
         return self.thread is None
 
-
-def _checkpoint(execute):
-    """Copy what can be copied; returns how many frames the log has, and how many are copied."""
-    is_busy, frames, copied = execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-    return (1, 0) if is_busy else (frames, copied)
+    def _disconnect(self):
+        while self.connections:
+            self.connections.pop().close()
 
 
 def _log_failure(error):

@@ -59,8 +59,9 @@ class HeldFiles(object):
     def _hold(self, ending, flags=os.O_RDONLY):
         """Open a file and lock it."""
         path = self.path + ending
+        # A FIFO would wait for its other end; a link as lock file would have its target emptied.
         self._descriptors[ending] = descriptor = os.open(
-            path, flags | os.O_NONBLOCK, 0o666)         # or a FIFO would wait for its other end
+            path, flags | os.O_NONBLOCK | os.O_NOFOLLOW, 0o666)
         for _ in range(LOCK_ATTEMPTS):
             if _lock(descriptor, fcntl.LOCK_EX):
                 return
@@ -97,6 +98,13 @@ class HeldFiles(object):
         self.wal_size = found.st_size               # the log is the last of them
         return None
 
+    def has_moved(self):
+        """Return whether the database's name means another file, or none."""
+        try:
+            return (self.path, _identity(os.stat(self.path))) not in self._identities
+        except EnvironmentError:
+            return True
+
     def block_checkpoint(self):
         """Have SQLite close the database as if others had it open: without a checkpoint, and
         without removing the log's files."""
@@ -116,9 +124,10 @@ def conflict(path):
     The names may mean other files than the server has open. `path` has no symbolic links.
     """
     if not _is_held(path + _LOCK):
-        if _is_held(path):
-            return ("a server has %s open, but its lock file, %s%s, is gone: stop that server first"
-                    % (path, path, _LOCK))
+        for ending in _SQLITE_FILES:
+            if _is_held(path + ending):
+                return ("a server has %s%s open, but not %s%s, its lock file: stop that server first"
+                        % (path, ending, path, _LOCK))
         return None
     with io.open(path + _LOCK, encoding="ascii") as lock:
         lines = lock.read().splitlines()            # none by a server of before these lines

@@ -16,7 +16,7 @@ import time
 import peewee
 
 from checkpoint import Checkpointer
-from constants import BUSY_SECONDS, COMMAND_BUSY_SECONDS, PAGE_SIZE
+from constants import BUSY_SECONDS, COMMAND_BUSY_SECONDS, PAGE_SIZE, WAL_LARGE
 from files import FilesInUse, HeldFiles, conflict
 from models import TABLES, Account, Trade
 from storage import (STORAGE_ERRORS, CannotOpen, Storage, UnusableRow, check_schema, check_usable,
@@ -72,8 +72,10 @@ class SQLite(Storage):
             return              # the end of the process closes all, the locks last
         if self._files.problem() is not None:
             self._rescue()                      # SQLite makes no checkpoint of a file that moved
-        elif self._checkpointer.is_large:
-            self._files.block_checkpoint()      # it would take too long for a stop
+        # A checkpoint of a large log would take too long for a stop. And SQLite, which compares the
+        # inode alone, could remove the log of another database that has this name now.
+        if self._files.wal_size > WAL_LARGE or self._files.has_moved():
+            self._files.block_checkpoint()
         self.database.close()
         self._files.close()
 
@@ -92,7 +94,8 @@ class SQLite(Storage):
     def save(self, rows, ledger):
         problem = self._files.problem()
         if problem is not None:
-            self._rescue()
+            if not self._rescue():
+                problem += "; do not stop the server while another program reads the database"
             raise peewee.OperationalError(problem)
         self.wal_size = self._files.wal_size
         self._checkpointer.look_after(self.wal_size)
@@ -107,11 +110,15 @@ class SQLite(Storage):
         return conflicts
 
     def _rescue(self):
-        """Copy what was acknowledged to the database file, while the log can still be read."""
+        """Copy what was acknowledged to the database file, while the log can still be read.
+
+        Returns whether all of it is there: not while another program reads an older state.
+        """
         try:
-            self.query("PRAGMA wal_checkpoint(PASSIVE)")
+            is_busy, frames, copied = self.query("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         except STORAGE_ERRORS:
-            pass
+            return False
+        return not is_busy and copied == frames
 
     def _roll_back(self):
         try:

@@ -3,8 +3,10 @@
 from __future__ import unicode_literals
 
 import contextlib
+import io
 import os
 import signal
+import subprocess
 
 import pytest
 from conftest import CHEAP, Peer, audit, connect, wait_for
@@ -64,6 +66,26 @@ def test_log_that_a_reader_held_back_becomes_short_again(program):
     audit(program.database)
 
 
+def test_log_that_a_rolled_back_transaction_made_large_becomes_short_again(program):
+    """Its file is large, while there is little in it to copy."""
+    player = Peer(program.port, "bob")
+    with contextlib.closing(connect(program.database)) as writer:
+        writer.execute("PRAGMA cache_size = 10")            # or it would stay in memory
+        writer.execute("BEGIN")
+        writer.execute("CREATE TABLE filler (bytes)")
+        for _ in range(2):
+            writer.execute("INSERT INTO filler VALUES (zeroblob(%d))" % WAL_LARGE)
+        writer.execute("ROLLBACK")
+    assert wal_size(program) > WAL_LARGE
+
+    def is_short():
+        trade(player)
+        return "wal_shrunk bytes=" in program.log()
+
+    wait_for(is_short, "the log to shrink")
+    assert wal_size(program) <= WAL_LARGE
+
+
 def test_stop_with_a_large_log_is_quick_and_the_next_start_shortens_it(start):
     program = start()
     player = Peer(program.port, "bob")
@@ -76,6 +98,33 @@ def test_stop_with_a_large_log_is_quick_and_the_next_start_shortens_it(start):
     assert wal_size(again) == 0
     account = Peer(again.port).call("login", nickname="bob")["result"]["account"]
     assert account["items"] == [CHEAP]
+
+
+def test_stop_with_a_log_that_grew_without_the_server_is_quick(program):
+    with reader_of(program):
+        pass
+    program.process.send_signal(signal.SIGTERM)
+    assert program.wait() == 0
+    assert wal_size(program) > 2 * WAL_LARGE   # its checkpoint would have taken longer than a stop
+
+
+def test_log_is_copied_once_a_thread_can_be_started(program):
+    player = Peer(program.port, "bob")
+    pid = str(program.process.pid)
+    with io.open("/proc/%s/statm" % pid) as statm:
+        size = int(statm.read().split()[0]) * os.sysconf(str("SC_PAGE_SIZE"))
+    subprocess.check_call(["prlimit", "--pid", pid, "--as=%d:" % (size + 4000000)])
+    with reader_of(program):
+        trade(player)
+    wait_for(lambda: "checkpoint_failed" in program.log(), "a thread that cannot be started")
+    trade(player)
+    subprocess.check_call(["prlimit", "--pid", pid, "--as=unlimited:"])
+
+    def is_short():
+        trade(player)
+        return "wal_shrunk bytes=" in program.log()
+
+    wait_for(is_short, "the log to shrink")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

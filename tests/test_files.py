@@ -3,12 +3,14 @@
 open them."""
 from __future__ import unicode_literals
 
+import contextlib
 import os
 import shutil
 import signal
 
 import pytest
-from conftest import CHEAP, Peer, account_of, audit, open_account, reason, run_program
+from conftest import (CHEAP, Peer, account_of, audit, connect, open_account, reason, run_program,
+                      wait_for)
 from test_programs import run_server
 
 import db
@@ -89,6 +91,26 @@ def test_what_was_acknowledged_before_the_log_was_removed_is_rescued_by_the_firs
     assert not again["created"] and again["account"]["items"] == [CHEAP]
 
 
+def test_refusal_tells_that_another_program_keeps_the_rescue_from_being_complete(program):
+    bob = Peer(program.port, "bob")
+    with contextlib.closing(connect(program.database)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM account").fetchall()
+        assert "result" in bob.call("buy", item=CHEAP)
+        remove(program.database + "-wal")
+        assert reason(bob.call("sell", item=CHEAP)) == "storage_failed"
+        assert "another program reads" in errors(program)[-1]
+
+    def is_complete():
+        assert reason(bob.call("sell", item=CHEAP)) == "storage_failed"
+        return "another program reads" not in errors(program)[-1]
+
+    wait_for(is_complete, "a refusal without this")
+    program.kill()
+    audit(program.database)
+    assert account_of(program.database, "bob")[1] == CHEAP
+
+
 def test_stop_without_the_log_stores_what_was_acknowledged(program):
     bob = Peer(program.port, "bob")
     assert "result" in bob.call("buy", item=CHEAP)
@@ -156,6 +178,15 @@ def test_second_server_is_refused_through_a_symbolic_link(program, directory):
     assert status == 1 and log.count("\n") == 1 and "another server is serving" in log
 
 
+def test_lock_file_that_is_a_link_is_refused_and_its_target_kept(directory, database):
+    target = os.path.join(directory, "target")
+    shutil.copy(database, target)
+    os.symlink(target, database + ".lock")
+    status, log = run_server("--port", "0", "--database", database)
+    assert status == 1 and log.count("\n") == 1 and "cannot lock" in log
+    assert os.path.getsize(target) == os.path.getsize(database)
+
+
 def test_file_with_two_names_is_refused_with_the_reason(directory, database):
     os.link(database, os.path.join(directory, "link.db"))
     open_account(database, "bob", 10)
@@ -184,12 +215,21 @@ def test_command_beside_a_server_that_has_other_files_is_refused(program, change
     assert not os.path.exists(os.path.join(directory, "copy.db"))
 
 
-def test_command_on_a_served_file_under_another_name_is_refused(program, directory):
+@pytest.mark.parametrize("ending", ["", "-wal", "-shm"])
+def test_command_on_a_served_file_under_another_name_is_refused(program, directory, ending):
+    """Also beside a database that nobody serves: its command would take the other's log for its."""
     Peer(program.port, "bob")
-    moved = os.path.join(directory, "moved.db")
-    os.rename(program.database, moved)
-    status, _, err = admin("--database", moved, "grant", "bob", "5")
-    assert status == 1 and err.count("\n") == 1 and "a server has" in err
+    other = os.path.join(directory, "other.db")
+    db.create_tables(other)
+    open_account(other, "eve", 10)
+    os.rename(program.database + ending, other + ending)
+    for command in [admin("--database", other, "grant", "eve", "5"),
+                    run_program("db.py", "--database", other)]:
+        status, _, err = command
+        assert status == 1 and err.count("\n") == 1 and "a server has" in err
+    if ending:
+        os.rename(other + ending, program.database + ending)
+        assert account_of(other, "eve") == (10, "")
 
 
 def test_tables_are_not_created_where_a_server_misses_its_file(program):
