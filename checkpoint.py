@@ -27,8 +27,8 @@ class Checkpointer(object):
 
     A checkpoint that begins just when a commit starts the log anew can damage the file, before
     SQLite 3.51.3 (sqlite.org/wal.html, section 11). So the thread reads with a second connection
-    meanwhile. A commit does not start a log anew that somebody reads; and who reads while all of the
-    log is copied reads the database file, and keeps checkpoints from changing anything.
+    meanwhile. No commit starts a log anew that somebody reads. A reader that begins when all of the
+    log is copied reads the database file, and keeps checkpoints from changing it.
     """
 
     def __init__(self, query, path):
