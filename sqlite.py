@@ -51,7 +51,7 @@ class SQLite(Storage):
     def serve(self):
         path = self._path()
         self._check_exists(path)
-        self._check_one_name(path)
+        _check_one_name(path, self.name)
         with self._explained():
             self._files = HeldFiles(path)
         try:
@@ -219,7 +219,7 @@ class SQLite(Storage):
     def changing(self):
         path = self._check_names()
         self._check_exists(path)
-        self._check_one_name(path)
+        _check_one_name(path, self.name)
         self._open(COMMAND_BUSY_SECONDS, _DURABLE + _BESIDE_A_SERVER)
         with contextlib.closing(self.database), self._transaction():
             yield
@@ -273,16 +273,6 @@ class SQLite(Storage):
                                  % (self.name, create_command(self.name)))
             raise CannotOpen("cannot open the database %s: %s" % (self.name, error.strerror))
 
-    def _check_one_name(self, path):
-        """Check that the file has no second name: SQLite's log has the name that was opened.
-        Raises CannotOpen."""
-        status = os.stat(path)
-        names = status.st_nlink
-        if stat.S_ISREG(status.st_mode) and names > 1:
-            raise CannotOpen("the database %s has %d names (hard links), of which each would have "
-                             "a log of its own: copy it to a file with one name"
-                             % (self.name, names))
-
     def _check_names(self):
         """Check that a server, if one runs, has the same files open; returns the path. Raises
         CannotOpen."""
@@ -332,3 +322,12 @@ class SQLite(Storage):
             self.database.close()
             raise CannotOpen("the database %s cannot be made durable (journal_mode, synchronous = "
                              "%s)" % (self.name, settings))
+
+
+def _check_one_name(path, name):
+    """Check that the file has no second name: SQLite's log has the name that was opened. Raises
+    CannotOpen."""
+    status = os.stat(path)
+    if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+        raise CannotOpen("the database %s has %d names (hard links), of which each would have a log "
+                         "of its own: copy it to a file with one name" % (name, status.st_nlink))
