@@ -329,5 +329,6 @@ def _check_one_name(path, name):
     CannotOpen."""
     status = os.stat(path)
     if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
-        raise CannotOpen("the database %s has %d names (hard links), of which each would have a log "
-                         "of its own: copy it to a file with one name" % (name, status.st_nlink))
+        raise CannotOpen("the database %s has %d names (hard links), of which each would have a "
+                         "log of its own: copy it to a file with one name"
+                         % (name, status.st_nlink))
