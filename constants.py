@@ -71,13 +71,13 @@ HIGH_WATER = 262144           # unsent bytes at which a connection is no longer 
 
 LOG_LINE = 2048               # a line with its end: containers cut longer ones at 16 KB, journals
                               # at 48 KB, and the rest would read as a line of its own
-LOG_TEXT = 800                # one quoted text: two of them and all around them make one line
+LOG_TEXT = 800                # a quoted text; a line quotes two at most
 LOG_TRACEBACK = 60            # lines of a traceback; a recursion without end makes thousands
 LOG_BUFFER = 262144           # kept while nobody takes it: a login storm writes more than a pipe's
                               # 64 KB before a slow reader has its turn
 LOG_RESERVE = 65536           # the part of it that only WARNING and above may fill
-LOG_WRITES = 1000             # writes in a row, in some 5 ms: another user's terminal gets each
-                              # byte by itself
+LOG_WRITES = 1000             # writes in a row, in some 5 ms, for another user's terminal: it gets
+                              # one byte in each
 
 # Lines about logins, and as many about logouts, that are written before they are counted: so many
 # at once, and so many again every LOG_SUMMARY_SECONDS. Behind one address 1,000 players may log in
@@ -93,7 +93,8 @@ PAGE_SIZE = 512               # bytes, of a new file; a commit writes whole page
                               # accounts on file each trade changes a page of its own
 WAL_SIZE = 4096000            # bytes of the write-ahead log at which a commit starts a checkpoint:
                               # SQLite's default of 1,000 pages, at the usual 4,096 bytes a page
-WAL_LARGE = 4 * WAL_SIZE      # of its file; from here on a thread makes the checkpoints: 2 ms a MB
+WAL_LARGE = 4 * WAL_SIZE      # bytes of its file from which on a thread makes the checkpoints: in
+                              # the loop, each MB would stop all players for 2 ms
 WAL_REST = 262144             # bytes that the thread leaves to the loop, which copies them in 2 ms
 WAL_STEP = 32 * 1024 * 1024   # bytes by which a large file shrinks at once, in some 20 ms
 
@@ -101,8 +102,8 @@ WAL_STEP = 32 * 1024 * 1024   # bytes by which a large file shrinks at once, in 
 
 LOCK_TABLE_SHARE = 0.9        # of PostgreSQL's lock table, up to which nicknames are locked; the
                               # commands need locks, too, and so does whoever else uses it
-LOCK_COUNT_SHARE = 0.125      # of the room left, after which a server counts all locks again: more
-                              # than a few servers that fill it at once do not go too far
+LOCK_COUNT_SHARE = 0.125      # of the room left, which a server fills before it counts again: few
+                              # servers that fill it at once hardly exceed the share above
 
 # --- the console (columns) --------------------------------------------------------------------
 
@@ -120,13 +121,14 @@ STOP_SECONDS = 1              # to answer what was read before a stop; 2 s in al
 ACCEPT_PAUSE_SECONDS = 1      # after running out of descriptors; a retry at once would spin
 SWEEP_SECONDS = 0.25          # between two checks of the deadlines; their precision
 BUSY_SECONDS = 0.25           # busy timeout of the server; all players wait with it
-LOCK_SECONDS = 0.005          # for a lock in PostgreSQL, until a tick's changes are stored without
-                              # those that are behind it
-LOCK_COUNT_SECONDS = 5        # after which a login has the locks counted again; counting 40,000
-                              # takes 20 ms
+BRIEF_LOCK_SECONDS = 0.005    # to wait for somebody's lock in PostgreSQL; then a tick is stored
+                              # without the accounts that it holds back
+LOCK_COUNT_SECONDS = 5        # after which a login has PostgreSQL's locks counted again; counting
+                              # 40,000 takes 20 ms
 COMMAND_BUSY_SECONDS = 5      # busy timeout of the operators' commands; no player waits for them
-LOCK_ATTEMPTS = 10            # to lock the files at a start; a command that looks whether they are
-LOCK_PAUSE_SECONDS = 0.01     # locked has them for microseconds
+FILE_LOCK_ATTEMPTS = 10       # of a server's start to lock a file of the database: a command that
+                              # looks whether a server runs holds it for microseconds
+FILE_LOCK_PAUSE_SECONDS = 0.01    # between two of these attempts
 CHECKPOINT_RETRY_SECONDS = 1  # between two checkpoints that another program's reading holds back
 STATEMENT_SECONDS = 4         # for PostgreSQL to answer; all wait meanwhile, and clients give up
                               # after 5

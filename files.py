@@ -13,7 +13,7 @@ import os
 import struct
 import time
 
-from constants import LOCK_ATTEMPTS, LOCK_PAUSE_SECONDS
+from constants import FILE_LOCK_ATTEMPTS, FILE_LOCK_PAUSE_SECONDS
 
 # Endings of the names: the database; the index of its write-ahead log, in shared memory; the log;
 # the lock file, which has the identities of the other three while a server holds them.
@@ -62,10 +62,10 @@ class HeldFiles(object):
         # A FIFO would wait for its other end; a link as lock file would have its target emptied.
         self._descriptors[ending] = descriptor = os.open(
             path, flags | os.O_NONBLOCK | os.O_NOFOLLOW, 0o666)
-        for _ in range(LOCK_ATTEMPTS):
+        for _ in range(FILE_LOCK_ATTEMPTS):
             if _lock(descriptor, fcntl.LOCK_EX):
                 return
-            time.sleep(LOCK_PAUSE_SECONDS)
+            time.sleep(FILE_LOCK_PAUSE_SECONDS)
         raise FilesInUse("another server is serving %s" % path)
 
     def remember(self):

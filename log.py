@@ -24,8 +24,8 @@ STDERR = 2
 
 # Errors of write(2) that pass: a reader that is behind, a full disk or quota, a file at its limit.
 # After any other, nobody will ever get what was written.
-NOT_NOW = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR, errno.ENOBUFS, errno.ENOSPC, errno.EDQUOT,
-           errno.EFBIG}
+TEMPORARY = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR, errno.ENOBUFS, errno.ENOSPC,
+             errno.EDQUOT, errno.EFBIG}
 
 
 # --- the form of a line -----------------------------------------------------------------------
@@ -117,7 +117,7 @@ class LogWriter(logging.Handler):
             try:
                 written = self.write(notice[:self.most] or bytes(buffer[:self.piece()]))
             except EnvironmentError as error:
-                if error.errno not in NOT_NOW:
+                if error.errno not in TEMPORARY:
                     self.lose(buffer.count(b"\n"))
                     del buffer[:]
                 return

@@ -20,7 +20,7 @@ import time
 
 import peewee
 
-from constants import (BUSY_SECONDS, LOCK_SECONDS, MAX_CLIENTS, RETRY_SECONDS,
+from constants import (BRIEF_LOCK_SECONDS, BUSY_SECONDS, MAX_CLIENTS, RETRY_SECONDS,
                        STATEMENT_SECONDS)
 from log import monotonic
 from models import TABLES, Account
@@ -34,7 +34,7 @@ from text import excerpt
 log = logging.getLogger("lavka.postgresql")
 
 # Sent with a statement, in one round trip and one transaction, so that it waits briefly for a lock.
-_BRIEFLY = "SET LOCAL lock_timeout = %d; " % (1000 * LOCK_SECONDS)
+_BRIEFLY = "SET LOCAL lock_timeout = %d; " % (1000 * BRIEF_LOCK_SECONDS)
 
 # One statement is one transaction. It inserts new accounts, unless the nickname exists; updates
 # known ones whose row is as it was loaded; records the ledger of both; returns those stored.
