@@ -18,7 +18,7 @@ import threading
 
 from cli import StandardFile
 from constants import COLUMNS, WAITING_NOTICE_SECONDS
-from text import JOINERS, Text, columns, escape, find_by_prefix, shorten, wrap
+from text import Text, columns, escape, find_by_prefix, shorten, wrap
 
 if str is bytes:
     input = raw_input                                   # 2.7  # noqa: F821
@@ -267,7 +267,7 @@ class Terminal(object):
 
     def escape(self, text):
         """Return text that is safe to show and can be encoded for this terminal."""
-        return escape(text, keep=JOINERS).encode(self.encoding, "backslashreplace") \
+        return escape(text, keep_joiners=True).encode(self.encoding, "backslashreplace") \
             .decode(self.encoding)
 
     def shorten(self, text, width):

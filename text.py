@@ -15,12 +15,14 @@ from constants import COLUMNS, LOG_TEXT
 Text = type("")                                     # unicode on 2.7
 
 # Characters that steer a terminal, begin a line, change the direction of text (Unicode Standard
-# Annex 9), or are not seen: the control characters; the ends of lines; Default_Ignorable_Code_Point
-# of DerivedCoreProperties.txt, which has the joiners, Hangul fillers, variation selectors, tags and
-# unassigned format characters; interlinear annotation; the Braille blank.
+# Annex 9), are not seen, or look like a space: the control characters; the ends of lines; all
+# spaces but U+0020; Default_Ignorable_Code_Point of DerivedCoreProperties.txt, which has the
+# joiners, Hangul fillers, variation selectors, tags and unassigned format characters; interlinear
+# annotation; the Braille blank.
 _UNSAFE_RANGES = (
-    "\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
-    "\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb")
+    "\x00-\x1f\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f"
+    "\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0"
+    "\ufff0-\ufffb")
 if sys.maxunicode > 0xffff:         # a wide build; lone halves of surrogate pairs are unsafe, too
     _unsafe_pattern = re.compile(
         "[%s\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
@@ -32,15 +34,40 @@ else:                               # a narrow build of 2.7 stores these charact
 
 MAX_ESCAPE = len("\\U00000000")    # characters that escaping makes of one
 
-JOINERS = "\u200c\u200d"            # scripts and emoji need them
+_NON_JOINER, _JOINER = "\u200c", "\u200d"
+_VIRAMA = 9                         # canonical combining class
+_SYMBOLS = {"So", "Sk", "Cn", "Cs"}     # categories of emoji; the last two are those of 2.7
 
 
 # --- escaping and quoting ---------------------------------------------------------------------
 
-def escape(text, keep=""):
-    """Return the text with unsafe characters as \\uXXXX or \\UXXXXXXXX, but for those in `keep`."""
-    return _unsafe_pattern.sub(
-        lambda match: match.group() if match.group() in keep else _escaped(match.group()), text)
+def escape(text, keep_joiners=False):
+    """Return the text with unsafe characters as \\uXXXX or \\UXXXXXXXX.
+
+    With `keep_joiners`, joiners stay that change how their neighbours look.
+    """
+    def replace(match):
+        if keep_joiners and _is_seen(match):
+            return match.group()
+        return _escaped(match.group())
+
+    return _unsafe_pattern.sub(replace, text)
+
+
+def _is_seen(match):
+    """Return whether an unsafe character is a joiner that changes how its neighbours look.
+
+    That is so after a virama, between letters of Arabic's kind (RFC 5892, appendix A), and, of the
+    joiner alone, between emoji.
+    """
+    character, (begin, end) = match.group(), match.span()
+    before, after = match.string[:begin][-1:], match.string[end:end + 1]
+    if character not in (_NON_JOINER, _JOINER) or not before or not after:
+        return False
+    return (unicodedata.combining(before) == _VIRAMA
+            or unicodedata.bidirectional(before) == unicodedata.bidirectional(after) == "AL"
+            or character == _JOINER
+            and {unicodedata.category(before), unicodedata.category(after)} <= _SYMBOLS)
 
 
 def _escaped(character):

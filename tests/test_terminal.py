@@ -471,6 +471,15 @@ def test_no_line_is_wider_than_80_columns(program, start_player):
     assert len(shown) > 90 and all(0 <= wcswidth(line) <= 80 for line in shown)
 
 
+@pytest.mark.parametrize("hidden, shown", [
+    ("bob\u200d", "bob\\u200d"), ("b\u200cob", "b\\u200cob"), ("b\u3164ob", "b\\u3164ob"),
+    ("bob\xa0x", "bob\\u00a0x")])
+def test_names_that_look_alike_are_told_apart(program, start_player, hidden, shown):
+    open_account(program.database, hidden, 1)
+    player = start_player(program.port)
+    assert "Welcome back, %s!" % shown in "".join(player.enter(hidden, OPTION))
+
+
 def test_joiners_are_shown(program, start_player):
     astronaut = "\U0001f469\u200d\U0001f680"
     open_account(program.database, "bob", 1, astronaut)

@@ -8,8 +8,7 @@ import unicodedata
 import pytest
 
 from constants import LOG_TEXT
-from text import (JOINERS, columns, cut, escape, excerpt, find, find_by_prefix, quote, shorten,
-                  show, wrap)
+from text import (columns, cut, escape, excerpt, find, find_by_prefix, quote, shorten, show, wrap)
 
 # Default_Ignorable_Code_Point of Unicode's DerivedCoreProperties.txt.
 DEFAULT_IGNORABLE = [
@@ -21,7 +20,7 @@ SURROGATES = (0xd800, 0xdfff)
 BRAILLE_BLANK = (0x2800, 0x2800)
 INTERLINEAR_ANNOTATION = (0xfff9, 0xfffb)
 UNSAFE_RANGES = DEFAULT_IGNORABLE + [SURROGATES, BRAILLE_BLANK, INTERLINEAR_ANNOTATION]
-UNSAFE_CATEGORIES = ("Cc", "Zl", "Zp")      # controls, line separators, paragraph separators
+UNSAFE_CATEGORIES = ("Cc", "Zl", "Zp", "Zs")    # controls; ends of lines and paragraphs; spaces
 
 
 def character(code):
@@ -31,7 +30,7 @@ def character(code):
 
 def is_unsafe(code):
     return any(first <= code <= last for first, last in UNSAFE_RANGES) \
-        or code < 0x10000 and unicodedata.category(character(code)) in UNSAFE_CATEGORIES
+        or 0x20 != code < 0x10000 and unicodedata.category(character(code)) in UNSAFE_CATEGORIES
 
 
 def test_unsafe_code_points_are_escaped_and_no_others():
@@ -61,11 +60,19 @@ def test_escape_within_text(raw, escaped):
     assert escape(escaped) == escaped
 
 
-def test_joiners_are_escaped_unless_kept():
-    astronaut = "\U0001f469\u200d\U0001f680"
-    assert escape(astronaut) == "\U0001f469\\u200d\U0001f680"
-    assert escape(astronaut, keep=JOINERS) == astronaut
-    assert escape("\u200b\u200c\u200d\u200e", keep=JOINERS) == "\\u200b\u200c\u200d\\u200e"
+@pytest.mark.parametrize("joined", [
+    "\U0001f469\u200d\U0001f680", "\u0915\u094d\u200d\u0937", "\u0645\u06cc\u200c\u062e"])
+def test_joiners_that_change_the_picture_may_be_kept(joined):
+    """An astronaut, a half form of Devanagari, a Persian prefix."""
+    assert escape(joined, keep_joiners=True) == joined
+    assert "\\u200" in escape(joined)
+
+
+@pytest.mark.parametrize("hidden", [
+    "bob\u200d", "\u200cbob", "b\u200cob", "b\u200d\u200cob", "\u0431\u200d\u043e\u0431",
+    "\U0001f469\u200c\U0001f680", "\U0001f469\u200d", "\u5263\u200d\u5263", "bob\u200b"])
+def test_joiners_that_nobody_sees_are_escaped(hidden):
+    assert escape(hidden, keep_joiners=True) == escape(hidden) != hidden
 
 
 @pytest.mark.parametrize("raw, quoted", [
