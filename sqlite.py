@@ -167,6 +167,8 @@ class SQLite(Storage):
         path = self._check_names()
         if upgrade_only:
             self._check_exists(path)
+        if os.path.exists(path):
+            _check_one_name(path, self.name)
         # The page size comes first: it is fixed once the journal mode is set.
         self._connect(COMMAND_BUSY_SECONDS,
                       [("page_size", PAGE_SIZE)] + _DURABLE + _BESIDE_A_SERVER)
@@ -223,6 +225,9 @@ class SQLite(Storage):
         self._open(COMMAND_BUSY_SECONDS, _DURABLE + _BESIDE_A_SERVER)
         with contextlib.closing(self.database), self._transaction():
             yield
+        problem = conflict(path)        # again: the file may have been moved during the wait
+        if problem is not None:
+            raise CannotOpen("the change may be lost: %s" % problem)
 
     @contextlib.contextmanager
     def _transaction(self):

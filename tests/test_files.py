@@ -7,10 +7,12 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
+import sys
 
 import pytest
-from conftest import (CHEAP, Peer, account_of, audit, connect, open_account, reason, run_program,
-                      wait_for)
+from conftest import (CHEAP, ROOT, Peer, account_of, audit, connect, environment, open_account,
+                      reason, run_program, wait_for)
 from test_programs import run_server
 
 import db
@@ -191,6 +193,7 @@ def test_file_with_two_names_is_refused_with_the_reason(directory, database):
     os.link(database, os.path.join(directory, "link.db"))
     open_account(database, "bob", 10)
     for status, log in [run_server("--port", "0", "--database", database),
+                        run_program("db.py", "--database", database)[::2],
                         admin("--database", database, "grant", "bob", "5")[::2]]:
         assert status == 1 and log.count("\n") == 1 and "2 names (hard links)" in log
     assert account_of(database, "bob") == (10, "")
@@ -230,6 +233,29 @@ def test_command_on_a_served_file_under_another_name_is_refused(program, directo
     if ending:
         os.rename(other + ending, program.database + ending)
         assert account_of(other, "eve") == (10, "")
+
+
+@pytest.mark.parametrize("change", [remove, rename, replace])
+def test_grant_whose_file_was_lost_while_it_waited_is_not_done(program, change):
+    Peer(program.port, "bob").close()
+    with contextlib.closing(connect(program.database)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        grant = subprocess.Popen(
+            [sys.executable, os.path.join(ROOT, "admin.py"), "--database", program.database,
+             "grant", "bob", "5"], env=environment(), stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE)
+        wait_for(lambda: any(path.endswith("-shm") for path in opened(grant.pid)),
+                 "the command to open the file")
+        change(program.database)
+        writer.execute("ROLLBACK")
+    out, err = grant.communicate()
+    assert (grant.returncode, out, err.count(b"\n")) == (1, b"", 1) and b"may be lost" in err
+
+
+def opened(pid):
+    """Return the files that a process has open."""
+    folder = "/proc/%d/fd" % pid
+    return [os.path.realpath(os.path.join(folder, number)) for number in os.listdir(folder)]
 
 
 def test_tables_are_not_created_where_a_server_misses_its_file(program):
