@@ -18,6 +18,7 @@ if __name__ == "__main__":
 
 import errno
 import logging
+import re
 import resource
 import signal
 import socket
@@ -358,7 +359,7 @@ def client_limit_per_address(parser, max_clients):
     word = os.environ.get("LAVKA_MAX_CLIENTS_PER_ADDRESS")
     if not word:
         return max(1, max_clients * constants.MAX_CLIENTS_PER_ADDRESS // constants.MAX_CLIENTS)
-    if not word.isdigit() or int(word) == 0:
+    if not re.match("0*[1-9][0-9]{0,8}$", word):
         parser.error("LAVKA_MAX_CLIENTS_PER_ADDRESS is not a number of clients")
     return int(word)
 
