@@ -181,7 +181,8 @@ class PostgreSQL(Storage):
         known = [account for account in rows if account.stored is not None]
         ids = self._store(self.SAVE_UNLOCKED, known, rows, ledger)
         # Somebody inserts a new nickname, and no statement can skip it: divide until it is alone.
-        parts = [[account for account in rows if account.stored is None]]
+        new = [account for account in rows if account.stored is None]
+        parts = [new] if new else []
         deadline = monotonic() + BUSY_SECONDS
         while parts and monotonic() < deadline:
             part = parts.pop()
