@@ -87,6 +87,16 @@ def wrong_id(script):
     script.answer(id=script.last["id"] + 1, result=RESULTS[script.last["method"]])
 
 
+def without_id(script):
+    script.answer(id=None, result=RESULTS[script.last["method"]])
+
+
+def error_without_id(script):
+    """What a server says to a line that is no request."""
+    script.answer(id=None, error={"code": -32700, "message": "This is not JSON in UTF-8.",
+                                  "data": {"reason": "parse_error"}})
+
+
 def another_answer_before(script):
     """Send the late response to an earlier request first."""
     script.answer(id=script.last["id"] - 1, result=RESULTS[script.last["method"]])
@@ -102,7 +112,8 @@ def deep_json(script):
 
 
 FAULTS = [hang_up, reset, half_a_line, garbage, another_protocol, not_a_response, result_and_error,
-          malformed_error, wrong_id, another_answer_before, endless_line, deep_json]
+          malformed_error, wrong_id, without_id, error_without_id, another_answer_before,
+          endless_line, deep_json]
 
 
 # --- State.LOGIN --------------------------------------------------------------------------------

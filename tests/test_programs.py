@@ -155,30 +155,6 @@ def test_stop_leaves_nothing_open_that_python_would_warn_of(start):
     assert "Warning" not in program.log()
 
 
-def test_closed_standard_files_are_not_reused(database):
-    """Or the log would go into the lock file, or to a player."""
-    port = free_port()
-    process = subprocess.Popen(
-        ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable,
-         os.path.join(ROOT, "server.py"), "--port", "%d" % port, "--database", database],
-        env=environment())
-    try:
-        wait_for(lambda: accepts(port), "the server to listen")
-        assert {os.readlink("/proc/%d/fd/%d" % (process.pid, number)) for number in range(3)} \
-            == {os.devnull}
-    finally:
-        process.kill()
-        process.wait()
-
-
-def accepts(port):
-    try:
-        Peer(port).close()
-        return True
-    except socket.error:
-        return False
-
-
 # --- serving --------------------------------------------------------------------------------------
 
 def test_players_survive_a_restart(start):
