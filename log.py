@@ -18,7 +18,23 @@ from constants import (LOG_ADDRESS_LINES, LOG_BUFFER, LOG_EXIT_SECONDS, LOG_LINE
 from text import MAX_ESCAPE, cut, escape
 
 log = logging.getLogger("lavka.log")
-monotonic = getattr(time, "monotonic", time.time)       # 2.7
+
+try:
+    from time import monotonic
+except ImportError:                                     # 2.7: asks the C library
+    import ctypes
+
+    class _Timespec(ctypes.Structure):
+        _fields_ = [(str("seconds"), ctypes.c_long), (str("nanoseconds"), ctypes.c_long)]
+
+    _clock_gettime = ctypes.CDLL(None).clock_gettime
+    _now = _Timespec()                  # one for all calls: only the main thread measures durations
+    _now_pointer = ctypes.byref(_now)
+
+    def monotonic():
+        """Return the seconds of CLOCK_MONOTONIC, 1 on Linux (clock_gettime(2))."""
+        _clock_gettime(1, _now_pointer)
+        return _now.seconds + 1e-9 * _now.nanoseconds
 
 STDERR = 2
 

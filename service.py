@@ -37,8 +37,7 @@ STORAGE_FAILED = ErrorCode.STORAGE_FAILED.error(
 class Service(object):
     """The methods of the wire, for all sessions of an open `db.Shop`.
 
-    `clock` returns seconds and does not go back, except on 2.7, which has no better than the wall
-    clock.
+    `clock` returns seconds, and does not go back.
     """
 
     def __init__(self, shop, limiter, clock=monotonic):

@@ -420,6 +420,39 @@ def test_out_of_descriptors(start, directory):
     assert program.log().count("accept_failed error=") == 1
 
 
+# --- the wall clock -------------------------------------------------------------------------------
+
+# Has the wall clock step back by a day once there is a file.
+STEP_BACK = """
+import os, time
+real = time.time
+time.time = lambda: real() - (86400 if os.path.exists(%r) else 0)
+"""
+
+
+def test_step_back_of_the_wall_clock_disturbs_nothing(start, directory):
+    """The first outage is over as soon as it is, and the second one is logged, too."""
+    step = os.path.join(directory, "step")
+    with open(os.path.join(directory, "sitecustomize.py"), "w") as module:
+        module.write(STEP_BACK % str(step))
+    program = start(wrapper=["env", "PYTHONPATH=" + directory])
+    player = Peer(program.port, "bob")
+    for outage in (1, 2):
+        locker = sqlite3.connect(program.database, isolation_level=None)
+        locker.execute("BEGIN IMMEDIATE")
+        assert reason(player.call("buy", item=CHEAP)) == "storage_failed"
+        open(step, "w").close()
+        locker.close()
+
+        def has_recovered():
+            for method in ("buy", "sell"):
+                assert "result" in player.call(method, item=CHEAP)
+            return program.log().count("storage_recovered failures=") == outage
+
+        wait_for(has_recovered, "the line that says so")
+        assert program.log().count(" ERROR storage_failed error=") == outage
+
+
 # --- other peers ----------------------------------------------------------------------------------
 
 OTHER_PROTOCOLS = [
