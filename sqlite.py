@@ -95,7 +95,8 @@ class SQLite(Storage):
         problem = self._files.problem()
         if problem is not None:
             if not self._rescue():
-                problem += "; do not stop the server while another program reads the database"
+                problem += ("; do not stop the server: not all that was acknowledged is in the "
+                            "database file, while another program reads it or the disk is full")
             raise peewee.OperationalError(problem)
         self.wal_size = self._files.wal_size
         self._checkpointer.look_after(self.wal_size)
@@ -112,7 +113,8 @@ class SQLite(Storage):
     def _rescue(self):
         """Copy what was acknowledged to the database file, while the log can still be read.
 
-        Returns whether all of it is there: not while another program reads an older state.
+        Returns whether all of it is there: not while another program reads an older state, the
+        thread of the Checkpointer copies, or the disk is full.
         """
         try:
             is_busy, frames, copied = self.query("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
