@@ -305,7 +305,8 @@ def test_typeahead_is_read_at_the_start_and_after_logout(program, open_screen):
     screen.until_shown("You have 100 credits.")
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1,
+                                    signal.SIGABRT, signal.SIGXCPU, signal.SIGIO])
 def test_signal_that_ends_the_client_restores_the_terminal(bob, number):
     def modes():
         return termios.tcgetattr(bob.process.child_fd)[3] & (termios.ICANON | termios.ECHO)
