@@ -26,9 +26,9 @@ class Checkpointer(object):
     """The checkpoints of the database `path`; `query` executes a statement where commits are made.
 
     A checkpoint that begins just when a commit starts the log anew can damage the file, before
-    SQLite 3.51.3 (sqlite.org/wal.html, section 11). So the thread reads with a second connection
-    meanwhile. A commit does not start a log anew that somebody reads; and who reads while all of the
-    log is copied reads the database file, and keeps checkpoints from changing anything.
+    SQLite 3.51.3 (sqlite.org/wal.html, section 11). So a second connection of the thread reads
+    meanwhile. No commit starts a log anew that somebody reads. A reader that begins while all of
+    the log is copied reads the database file instead, and no checkpoint writes to it meanwhile.
     """
 
     def __init__(self, query, path):
