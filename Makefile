@@ -83,7 +83,7 @@ screenshot: .venv/test          ## docs/session.svg: plays a session and draws i
 
 clean:                          ## all that the other targets made, but for the accounts
 	rm -rf .venv .venv-* .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* \
-		__pycache__ */__pycache__ *.pyc */*.pyc server.log*
+		__pycache__ */__pycache__ *.py[co] */*.py[co] server.log*
 
 .venv:
 	@echo 'Making a virtual environment in .venv ...'

@@ -5,21 +5,23 @@
 """
 from __future__ import unicode_literals
 
-import cli
+import os
+import sys
 
 if __name__ == "__main__":
-    cli.end_on_ctrl_c()
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))     # PYTHONSAFEPATH omits it
+    import cli
+    cli.prepare_process()
 
 import errno
 import io
 import locale
 import logging
-import os
 import signal
-import sys
 import tempfile
 import time
 
+import cli
 import ledger
 from constants import MAX_CREDITS
 from db import open_storage
@@ -185,7 +187,7 @@ class Progress(object):
 
 # --- python admin.py --------------------------------------------------------------------------
 
-NICKNAME = ("nickname", cli.nickname, "whose account")
+NICKNAME = ("nickname", cli.text, "whose account")
 COMMANDS = [        # each with its arguments: name, type, meaning
     (verify, []),
     (history, [NICKNAME]),
@@ -219,7 +221,7 @@ def main(arguments=None):
             log.error("%s failed: %s%s", chosen.run.__name__, error.strerror,
                       ": %s" % error.filename if error.filename else "")
     except KeyboardInterrupt:
-        return interrupted
+        os._exit(interrupted)       # without a flush: the reader of the output may have stopped
     return 1
 
 
@@ -236,8 +238,9 @@ def parse(arguments):
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     commands.required = True
     for run, parameters in COMMANDS:
-        command = commands.add_parser(run.__name__, parents=[common], description=run.__doc__,
-                                      help=run.__doc__.split(".")[0].replace("\n   ", ""))
+        meaning = run.__doc__ or ""             # python -OO has no docstrings
+        command = commands.add_parser(run.__name__, parents=[common], description=meaning,
+                                      help=meaning.split(".")[0].replace("\n   ", ""))
         for name, kind, meaning in parameters:
             command.add_argument(name, type=kind, metavar=name.upper(), help=meaning)
         command.set_defaults(run=run, parameters=[name for name, _, _ in parameters])
@@ -249,8 +252,9 @@ def parse(arguments):
 def _open_output():
     """Return standard output as a text stream that escapes what it cannot show."""
     try:
-        return io.open(sys.stdout.fileno(), "w", encoding=locale.getpreferredencoding(),
-                       errors="backslashreplace", closefd=False)
+        return io.TextIOWrapper(io.BufferedWriter(cli.StandardFile(sys.stdout, "w")),
+                                sys.stdout.encoding or locale.getpreferredencoding(),
+                                "backslashreplace", line_buffering=sys.stdout.isatty())
     except (AttributeError, EnvironmentError):      # closed by the program that started this one
         return io.open(os.devnull, "w")
 

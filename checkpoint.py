@@ -15,7 +15,7 @@ from constants import (BUSY_SECONDS, CHECKPOINT_RETRY_SECONDS, WAL_LARGE, WAL_RE
                        WAL_STEP)
 from log import monotonic
 from storage import STORAGE_ERRORS, describe
-from text import quote
+from text import excerpt
 
 log = logging.getLogger("lavka.checkpoint")
 
@@ -26,9 +26,9 @@ class Checkpointer(object):
     """The checkpoints of the database `path`; `query` executes a statement where commits are made.
 
     A checkpoint that begins just when a commit starts the log anew can damage the file, before
-    SQLite 3.51.3 (sqlite.org/wal.html, section 11). So a second connection of the thread reads
-    meanwhile. No commit starts a log anew that somebody reads. A reader that begins while all of
-    the log is copied reads the database file instead, and no checkpoint writes to it meanwhile.
+    SQLite 3.51.3 (sqlite.org/wal.html, section 11). So the thread reads with a second connection
+    meanwhile. No commit starts a log anew that somebody reads. A reader that begins when all of the
+    log is copied reads the database file, and keeps checkpoints from changing it.
     """
 
     def __init__(self, query, path):
@@ -153,4 +153,4 @@ class Checkpointer(object):
 
 
 def _log_failure(error):
-    log.warning("checkpoint_failed error=%s", quote(describe(error)))
+    log.warning("checkpoint_failed error=%s", excerpt(describe(error)))

@@ -1,88 +1,112 @@
 # -*- coding: utf-8 -*-
-"""The command-line options that the programs share, and their types."""
+"""What the programs share: their start, their options and types, and standard files that wait."""
 from __future__ import unicode_literals
 
 import argparse
+import io
 import os
 import re
+import select
 import signal
 import sys
 
 from constants import DATABASE, HOST, PORT, VERSION
-from text import Text
+from text import Text, quote
 
 
-def end_on_ctrl_c():
-    """Let Ctrl-C end this program without a traceback.
+def prepare_process():
+    """Prepare the process of a program, before the program's other modules are imported.
 
-    For the first moments, while modules are imported; `main` of most programs then sets handlers.
+    Ctrl-C ends it without a traceback; `main` of most programs then sets handlers. A standard file
+    that the parent has closed becomes /dev/null: or a socket would get its number, and log lines.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    descriptor = 0
+    while descriptor <= 2:
+        descriptor = os.open(os.devnull, os.O_RDWR)     # the lowest number that is free
+    os.close(descriptor)
 
+
+# --- options ----------------------------------------------------------------------------------
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser with --version.
+    """An argument parser with --version, and with options that an environment variable stands for.
 
     Its error messages leave out all of a URL but the scheme: a URL may contain a password.
     """
 
     def __init__(self, *arguments, **options):
         super(Parser, self).__init__(*arguments, **options)
+        self.variables = []             # (name in the options, variable, type, default)
         if options.get("add_help", True):
             self.add_argument("--version", action="version", version="Lavka %s" % VERSION)
+
+    def add_option(self, name, kind, default, meaning):
+        """Add --NAME, whose default is the variable LAVKA_NAME, or else `default`."""
+        variable = "LAVKA_" + name.upper()
+        self.variables.append((name, variable, kind, default))
+        self.add_argument("--" + name, metavar=name.upper(), type=kind,
+                          help="%s (default: %s, or %s)" % (meaning, variable, default))
+
+    def parse_known_args(self, *arguments, **options):
+        chosen, rest = super(Parser, self).parse_known_args(*arguments, **options)
+        for name, variable, kind, default in self.variables:
+            if getattr(chosen, name) is None:
+                word = os.environ.get(variable)
+                try:
+                    setattr(chosen, name, kind(word) if word else default)
+                except argparse.ArgumentTypeError as error:     # argparse would name the option
+                    self.error("environment variable %s: %s" % (variable, error))
+        return chosen, rest
 
     def error(self, message):
         super(Parser, self).error(re.sub(r":/\S+", ":/...", message))
 
 
 def add_address_options(parser):
-    """Add --host and --port, with defaults from the environment, else from constants.py."""
-    parser.add_argument("--host", type=text, default=os.environ.get("LAVKA_HOST") or HOST,
-                        help="the server's address (default: LAVKA_HOST, or %s)" % HOST)
-    parser.add_argument("--port", type=port, default=os.environ.get("LAVKA_PORT") or PORT,
-                        help="its TCP port (default: LAVKA_PORT, or %d)" % PORT)
+    """Add --host and --port."""
+    parser.add_option("host", text, HOST, "the server's address")
+    parser.add_option("port", port, PORT, "its TCP port")
 
 
 def add_database_option(parser):
-    """Add --database, with its default from the environment, else from constants.py."""
-    parser.add_argument("--database", metavar="DATABASE", type=path,
-                        default=os.environ.get("LAVKA_DATABASE") or DATABASE,
-                        help="an SQLite file, or postgresql://user:password@host/name "
-                        "(default: LAVKA_DATABASE, or %s)" % DATABASE)
+    """Add --database."""
+    parser.add_option("database", path, DATABASE,
+                      "an SQLite file, or postgresql://user:password@host/name")
 
 
 # --- types of arguments -----------------------------------------------------------------------
 # Each takes a word of the command line or the environment, which is bytes on 2.7. Each raises
-# ArgumentTypeError, or ValueError, for what it does not accept.
+# ArgumentTypeError for what it does not accept.
 
 def text(argument):
     """Return the word as text."""
-    return argument if type(argument) is Text else argument.decode(sys.getfilesystemencoding())
+    try:
+        if type(argument) is not Text:
+            argument = argument.decode(sys.getfilesystemencoding())     # 2.7
+        argument.encode("utf-8")        # fails for surrogates of bytes not decoded
+        return argument
+    except UnicodeError:
+        raise argparse.ArgumentTypeError("it is not text in %s" % sys.getfilesystemencoding())
 
 
 def port(argument):
     """Return the number of a TCP port."""
-    number = int(argument)
+    try:
+        number = int(argument)
+    except ValueError:
+        number = -1
     if not 0 <= number <= 65535:
-        raise argparse.ArgumentTypeError("%s is not a port; ports are 0 to 65535" % argument)
+        raise argparse.ArgumentTypeError(
+            "%s is not a port; ports are 0 to 65535" % quote(text(argument)))
     return number
 
 
 def path(argument):
-    """Return the name of a file, or a URL."""
+    """Return the name of a file, or a URL; 3.x has surrogates for bytes that are no text."""
     if not argument:
         raise argparse.ArgumentTypeError("the name of a file cannot be empty")
-    return text(argument)
-
-
-def nickname(argument):
-    """Return a nickname; bytes of the command line that were no text are refused."""
-    try:
-        name = text(argument)
-        name.encode("utf-8")
-        return name
-    except UnicodeError:
-        raise argparse.ArgumentTypeError("a nickname is text")
+    return argument if type(argument) is Text else text(argument)
 
 
 def credits_to_grant(argument):
@@ -94,3 +118,32 @@ def credits_to_grant(argument):
     if not number:
         raise argparse.ArgumentTypeError("%s is not a number of credits to give or take" % argument)
     return number
+
+
+# --- standard files ---------------------------------------------------------------------------
+
+class StandardFile(io.FileIO):
+    """Standard input or output, unbuffered; it waits even if it is non-blocking.
+
+    The parent process may share a pipe that has O_NONBLOCK, as Node does. The flag stays as it is,
+    since it is not this process's own (open(2)).
+    """
+
+    def __init__(self, stream, mode):
+        super(StandardFile, self).__init__(stream.fileno(), mode, closefd=False)
+
+    def readinto(self, buffer):
+        """Fill the buffer with what comes; return how many bytes, 0 at the end of the input."""
+        while True:
+            count = super(StandardFile, self).readinto(buffer)
+            if count is not None:               # None is EAGAIN
+                return count
+            select.select([self], [], [])
+
+    def write(self, data):
+        """Write some of the bytes; return how many."""
+        while True:
+            count = super(StandardFile, self).write(data)
+            if count is not None:
+                return count
+            select.select([], [self], [])

@@ -5,10 +5,13 @@
 """
 from __future__ import unicode_literals
 
-import cli
+import os
+import sys
 
 if __name__ == "__main__":
-    cli.end_on_ctrl_c()
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))     # PYTHONSAFEPATH omits it
+    import cli
+    cli.prepare_process()
 
 import contextlib
 import errno
@@ -16,9 +19,9 @@ import functools
 import itertools
 import socket
 import ssl
-import sys
 from enum import Enum
 
+import cli
 import protocol
 from constants import (BACK, HOST, ITEM_COLUMNS, NICKNAME_COLUMNS, OPTIONS, PORT, RECV_SIZE,
                        REPLY_SECONDS)
@@ -190,8 +193,7 @@ EXPLANATIONS = {
     "balance": "your credits", "items": "what you own",
     "buy": "shows the catalog, and asks what you choose",
     "sell": "shows what you own, and asks what you give back for its price",
-    "logout": "frees your nickname for others",
-}
+    "logout": "frees your nickname for others"}
 
 
 def advice_by_reason(host, port, tls):
@@ -322,10 +324,9 @@ class Console(object):
         return bool(words) and words[0] in (TRADES if words[1:] else self.options)
 
     def log_out(self):
-        nickname = self.account["nickname"]
         self.call_server(self.client.logout)
+        self.say("Good bye, %s." % self.account["nickname"])
         self.end_session()
-        self.say("Good bye, %s." % nickname)
 
     def trade(self, verb, word=None):
         """Trade the item that a word means, or ask for one; return an option typed instead."""

@@ -1,11 +1,9 @@
 # -*- coding: utf-8 -*-
-"""One client's connection, what the errors of its socket mean, and the socket that listens."""
+"""One client's connection, and what the errors of its socket mean."""
 from __future__ import unicode_literals
 
 import errno
-import logging
 import socket
-import sys
 from enum import Enum
 
 try:
@@ -13,11 +11,7 @@ try:
 except ImportError:                                     # 2.7
     import selectors2 as selectors
 
-import constants
-from protocol import address
 from session import FOREVER, Session
-
-log = logging.getLogger("lavka.connection")
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
@@ -94,79 +88,3 @@ def select(selector, timeout):
         if error.errno != errno.ETIMEDOUT:
             raise
         return []
-
-
-# --- the listening socket ---------------------------------------------------------------------
-
-class Listener(object):
-    """Accepts clients on a listening, non-blocking socket.
-
-    Out of descriptors the socket stays readable, and the loop would spin; so the listener pauses.
-    """
-
-    def __init__(self, sock, limiter):
-        self.sock = sock
-        self.limiter = limiter              # of log lines
-        self.is_registered = False          # whether the loop waits for it
-        self.resume_at = -FOREVER           # time at which the pause ends
-
-    def accept(self, room, now):
-        """Accept up to `room` clients; returns their [(socket, address)]. `now` is the time."""
-        accepted = []
-        while now >= self.resume_at and len(accepted) < min(room, constants.ACCEPT_BATCH):
-            try:
-                accepted.append(self.sock.accept())
-            except socket.error as error:
-                if error.errno in PEER_GONE:            # a client that has given up
-                    continue
-                if error.errno not in NOT_NOW:
-                    self.resume_at = now + constants.ACCEPT_PAUSE_SECONDS
-                    if self.limiter.is_first(logging.ERROR, "accept_failed"):
-                        log.error("accept_failed error=%s",
-                                  errno.errorcode.get(error.errno, error.errno))
-                break
-        return accepted
-
-    def close(self):
-        self.sock.close()
-
-
-class CannotListen(Exception):
-    """The address cannot be served; the text is one sentence for whoever started the program."""
-
-
-def listen(host, port):
-    """Return a listening, non-blocking socket, on a free port for port 0. Raises CannotListen."""
-    sock = None
-    try:
-        family, kind, proto, _, place = socket.getaddrinfo(
-            host, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)[0]
-        sock = socket.socket(family, kind, proto)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        set_options(sock)
-        sock.bind(place)
-        sock.listen(constants.LISTEN_QUEUE)
-        sock.setblocking(False)
-        return sock
-    except (socket.error, UnicodeError) as error:       # UnicodeError: a host name that is none
-        if sock is not None:
-            sock.close()
-        raise CannotListen("cannot listen on %s: %s" % (address(host, port),
-                                                        getattr(error, "strerror", "no such host")))
-
-
-def set_options(sock):
-    """Have small replies sent at once, and a peer that vanished noticed (tcp(7)).
-
-    Connections inherit these options from their listener.
-    """
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_KEEPIDLE"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, constants.KEEPALIVE_IDLE_SECONDS)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL,
-                        constants.KEEPALIVE_INTERVAL_SECONDS)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, constants.KEEPALIVE_PROBES)
-    if sys.platform.startswith("linux"):
-        sock.setsockopt(socket.IPPROTO_TCP, constants.TCP_USER_TIMEOUT,
-                        constants.USER_TIMEOUT_SECONDS * 1000)

@@ -49,9 +49,12 @@ MAX_DIGITS = 4300             # digits of a JSON integer; int() is quadratic, an
 # --- the event loop ---------------------------------------------------------------------------
 
 MAX_CLIENTS = 20000           # connections served at once; about 1.3 KB of memory each when idle
-SPARE_CLIENTS = 16            # connections beyond these that are told server_full; further ones
-                              # wait in the listen queue
+MAX_CLIENTS_PER_ADDRESS = 2000    # of these, for addresses that are not loopback: a school, an
+                              # office or a carrier's NAT shares one, and leaves room for others
+SPARE_CLIENTS = 16            # connections beyond MAX_CLIENTS that linger after server_full;
+                              # further ones are closed without
 SPARE_DESCRIPTORS = 32        # kept free for SQLite, its write-ahead log, the log and the listener
+PORT_ATTEMPTS = 10            # to find a port that is free on every address of a name
 LISTEN_QUEUE = 1024           # connections that the kernel completes before they are accepted; a
                               # login storm comes at once
 ACCEPT_BATCH = 64             # connections accepted in one poll, so that players need not wait
@@ -64,6 +67,26 @@ POLLS_PER_COMMIT = 3          # polls in a tick while there is something to comm
                               # all that they bring; not more, or their replies come late
 HIGH_WATER = 262144           # unsent bytes at which a connection is no longer read nor served
 
+# --- the log (bytes, or lines where it says so) -----------------------------------------------
+
+LOG_LINE = 2048               # a line with its end: containers cut longer ones at 16 KB, journals
+                              # at 48 KB, and the rest would read as a line of its own
+LOG_TEXT = 800                # one quoted text: two of them and all around them make one line
+LOG_TRACEBACK = 60            # lines of a traceback; a recursion without end makes thousands
+LOG_BUFFER = 262144           # kept while nobody takes it: a login storm writes more than a pipe's
+                              # 64 KB before a slow reader has its turn
+LOG_RESERVE = 65536           # the part of it that only WARNING and above may fill
+LOG_WRITES = 1000             # writes in a row, in some 5 ms: another user's terminal gets each
+                              # byte by itself
+
+# Lines about logins, and as many about logouts, that are written before they are counted: so many
+# at once, and so many again every LOG_SUMMARY_SECONDS. Behind one address 1,000 players may log in
+# twice in a moment. Without a pause it makes 0.9 million lines a day of each, 150 MB in all, or
+# 1.6 GB if its nicknames are as long as they can be.
+LOG_ADDRESS_LINES = (2000, 100)
+LOG_LINES = (20000, 250)      # of all addresses together: after a restart the players of a full
+                              # server log in; 2.5 times as much a day
+
 # --- the file ---------------------------------------------------------------------------------
 
 PAGE_SIZE = 512               # bytes, of a new file; a commit writes whole pages, and with many
@@ -73,6 +96,13 @@ WAL_SIZE = 4096000            # bytes of the write-ahead log at which a commit s
 WAL_LARGE = 4 * WAL_SIZE      # of its file; from here on a thread makes the checkpoints: 2 ms a MB
 WAL_REST = 262144             # bytes that the thread leaves to the loop, which copies them in 2 ms
 WAL_STEP = 32 * 1024 * 1024   # bytes by which a large file shrinks at once, in some 20 ms
+
+# --- PostgreSQL -------------------------------------------------------------------------------
+
+LOCK_TABLE_SHARE = 0.9        # of PostgreSQL's lock table, up to which nicknames are locked; the
+                              # commands need locks, too, and so does whoever else uses it
+LOCK_COUNT_SHARE = 0.125      # of the room left, after which a server counts all locks again: more
+                              # than a few servers that fill it at once do not go too far
 
 # --- the console (columns) --------------------------------------------------------------------
 
@@ -90,6 +120,10 @@ STOP_SECONDS = 1              # to answer what was read before a stop; 2 s in al
 ACCEPT_PAUSE_SECONDS = 1      # after running out of descriptors; a retry at once would spin
 SWEEP_SECONDS = 0.25          # between two checks of the deadlines; their precision
 BUSY_SECONDS = 0.25           # busy timeout of the server; all players wait with it
+LOCK_SECONDS = 0.005          # for a lock in PostgreSQL, until a tick's changes are stored without
+                              # those that are behind it
+LOCK_COUNT_SECONDS = 5        # after which a login has the locks counted again; counting 40,000
+                              # takes 20 ms
 COMMAND_BUSY_SECONDS = 5      # busy timeout of the operators' commands; no player waits for them
 LOCK_ATTEMPTS = 10            # to lock the files at a start; a command that looks whether they are
 LOCK_PAUSE_SECONDS = 0.01     # locked has them for microseconds
@@ -100,6 +134,7 @@ CONNECT_SECONDS = 2           # for each step of connecting to a host of Postgre
 RETRY_SECONDS = (0.25, 5)     # between two attempts to connect again: the first, and the longest
 RECOVERY_SECONDS = 1          # debounce: without a failure until storage counts as recovered
 LOG_SUMMARY_SECONDS = 10      # between two counts of the lines that rate-limited logging left out
+LOG_EXIT_SECONDS = 0.2        # to write the last lines at the exit, if the reader is slow
 REPLY_SECONDS = 5             # for the server to answer a client
 WAITING_NOTICE_SECONDS = 0.5  # until a player is told that the client waits for the server
 

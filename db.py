@@ -1,7 +1,7 @@
 # -*- coding: utf-8 -*-
 """The shop: accounts in memory, the rules of buying and selling, one commit for many changes.
 
-    python db.py [--database DATABASE]          creates the tables; safe to run again
+    python db.py [--database DATABASE] [--upgrade]      creates the tables; safe to run again
 
 An account is loaded when its player logs in; from then on it is checked and changed in memory,
 since one login per nickname means that no other player changes it. `Shop.commit` stores everything
@@ -10,22 +10,26 @@ anybody be told.
 """
 from __future__ import unicode_literals
 
-import cli
+import os
+import sys
 
 if __name__ == "__main__":
-    cli.end_on_ctrl_c()
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))     # PYTHONSAFEPATH omits it
+    import cli
+    cli.prepare_process()
 
 import logging
 import random
-import sys
 
+import cli
 from constants import CREDITS_RANGE, ITEMS, MAX_CREDITS, NICKNAME_FREED_SECONDS, RECOVERY_SECONDS
 from log import monotonic
 from models import Trade
 from postgresql import PostgreSQL
 from sqlite import SQLite
-from storage import STORAGE_ERRORS, URL, CannotOpen, HeldElsewhere, UnusableRow, describe
-from text import quote
+from storage import (STORAGE_ERRORS, URL, CannotOpen, HeldElsewhere, NoRoom, UnusableRow,
+                     describe)
+from text import excerpt
 
 log = logging.getLogger("lavka.db")
 
@@ -112,7 +116,7 @@ class Shop(object):
         """Load or open the account of a nickname; returns (OpenAccount, whether it is new).
 
         Raises Refusal: nickname_in_use when another server holds it, storage_failed when the
-        database cannot be read.
+        database cannot be read, or has no room for another player.
         """
         account = self._dirty.get(nickname)         # of a login that ended in this very tick
         if account is not None:
@@ -122,8 +126,11 @@ class Shop(object):
             stored = self.storage.load(nickname)
         except HeldElsewhere:
             raise Refusal("nickname_in_use", NICKNAME_IN_USE)
+        except NoRoom:
+            raise Refusal("storage_failed",
+                          "There is no room for another player now. Try again later.")
         except UnusableRow:
-            log.error("unusable_row nickname=%s", quote(nickname))
+            log.error("unusable_row nickname=%s", excerpt(nickname))
             raise Refusal("storage_failed", "This account cannot be read.")
         except STORAGE_ERRORS as error:
             self._storage_failed(error)
@@ -189,7 +196,7 @@ class Shop(object):
             if account.version != self._version and not account.is_dirty:
                 account.set_stored(self.storage.load(account.nickname) or account.stored)
                 account.version = self._version
-        except (UnusableRow, HeldElsewhere) + STORAGE_ERRORS:
+        except (UnusableRow, HeldElsewhere, NoRoom) + STORAGE_ERRORS:
             pass
 
     # --- storing it ---------------------------------------------------------------------------
@@ -235,8 +242,9 @@ class Shop(object):
         """Count what a transaction has stored, and log what it has not."""
         if conflicts:
             ledger = [change for change in ledger if change[0] not in conflicts]
-            for account in conflicts:
-                log.warning("changed_outside nickname=%s", quote(account.nickname))
+            for account, row in conflicts.items():
+                log.warning("row_locked nickname=%s" if row == account.stored else
+                            "changed_outside nickname=%s", excerpt(account.nickname))
         self.commits += 1
         self.trades += sum(kind != Trade.OPENING for _, kind, _, _, _ in ledger)
         self.largest_batch = max(self.largest_batch, len(ledger))
@@ -251,7 +259,7 @@ class Shop(object):
         now = monotonic()
         if not self._failures or (error != self._logged_error
                                   and now >= self._logged_at + RECOVERY_SECONDS):
-            log.error("storage_failed error=%s", quote(error))
+            log.error("storage_failed error=%s", excerpt(error))
             self._logged_error, self._logged_at = error, now
         self._failures += 1
         self._failed_at = now
@@ -274,13 +282,14 @@ def open_storage(database):
     return (PostgreSQL if URL.match(database) else SQLite)(database)
 
 
-def create_tables(database):
+def create_tables(database, upgrade_only=False):
     """Create what is missing: the file, the tables, the first rows of the ledger.
 
+    With `upgrade_only` there has to be a table of accounts, and what it lacks beside it is added.
     Safe to run again, and beside servers. Returns the storage, not connected. Raises CannotOpen.
     """
     storage = open_storage(database)
-    storage.create_tables()
+    storage.create_tables(upgrade_only)
     return storage
 
 
@@ -291,10 +300,12 @@ def main(arguments=None):
     parser = cli.Parser(description="Create the shop's tables; safe to run again. "
                         "Accounts from before the ledger get their first row there.")
     cli.add_database_option(parser)
+    parser.add_argument("--upgrade", action="store_true",
+                        help="add what an existing database lacks; never create one")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        storage = create_tables(options.database)
+        storage = create_tables(options.database, options.upgrade)
     except CannotOpen as error:
         log.error("%s", error)
         return 1

@@ -126,8 +126,8 @@ def conflict(path):
     if not _is_held(path + _LOCK):
         for ending in _SQLITE_FILES:
             if _is_held(path + ending):
-                return ("a server has %s%s open, but not its lock file, %s%s: stop that server "
-                        "first" % (path, ending, path, _LOCK))
+                return ("a server has %s%s open, but its lock file is not %s%s: stop that server"
+                        % (path, ending, path, _LOCK))
         return None
     with io.open(path + _LOCK, encoding="ascii") as lock:
         lines = lock.read().splitlines()            # none by a server of before these lines

@@ -20,18 +20,45 @@ import time
 
 import peewee
 
-from constants import BUSY_SECONDS, MAX_CLIENTS, RETRY_SECONDS, STATEMENT_SECONDS
+from constants import (BUSY_SECONDS, LOCK_SECONDS, MAX_CLIENTS, RETRY_SECONDS,
+                       STATEMENT_SECONDS)
+from log import monotonic
 from models import TABLES, Account
-from postgresql_connection import Connector, array, columns, duplicate_socket
-from storage import (STORAGE_ERRORS, CannotOpen, ConnectionLost, HeldElsewhere, Storage,
-                     check_schema, check_usable, describe)
-from text import quote
+from postgresql_connection import (Connector, array, columns, duplicate_socket,
+                                   is_lock_timeout)
+from postgresql_locks import NicknameLocks
+from storage import (STORAGE_ERRORS, CannotOpen, ConnectionLost, Storage, check_schema,
+                     check_usable, describe)
+from text import excerpt
 
 log = logging.getLogger("lavka.postgresql")
 
-# What `_prefetched` has for a nickname instead of its row, or of None where there is no account:
-# another server has locked it; it was not read.
-_HELD_ELSEWHERE, _UNREAD = "held elsewhere", "unread"
+# Sent with a statement, in one round trip and one transaction, so that it waits briefly for a lock.
+_BRIEFLY = "SET LOCAL lock_timeout = %d; " % (1000 * LOCK_SECONDS)
+
+# One statement is one transaction. It inserts new accounts, unless the nickname exists; updates
+# known ones whose row is as it was loaded; records the ledger of both; returns those stored.
+_SAVE = """
+    WITH opened AS (
+        INSERT INTO account (nickname, credits, items)
+        SELECT * FROM unnest(%s::text[], %s::bigint[], %s::text[])
+        ON CONFLICT (nickname) DO NOTHING
+        RETURNING nickname, id),
+    saved AS (
+        UPDATE account SET credits = new.credits, items = new.items
+        FROM {}unnest(%s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::bigint[], %s::text[])
+                AS new (nickname, id, credits, items, loaded_credits, loaded_items){}
+        WHERE account.id = new.id AND account.nickname = new.nickname
+            AND account.credits = loaded_credits AND account.items = loaded_items
+        RETURNING account.nickname, account.id),
+    stored AS (SELECT * FROM opened UNION ALL SELECT * FROM saved),
+    recorded AS (
+        INSERT INTO trade (account_id, time, what, item, price, credits)
+        SELECT stored.id, %s, what, item, price, credits
+        FROM unnest(%s::text[], %s::text[], %s::text[], %s::bigint[], %s::bigint[])
+            WITH ORDINALITY AS change (nickname, what, item, price, credits, number)
+        JOIN stored USING (nickname) ORDER BY number)
+    SELECT * FROM stored"""
 
 
 class PostgreSQL(Storage):
@@ -41,37 +68,13 @@ class PostgreSQL(Storage):
 
     SELECT_TO_CHANGE = Storage.SELECT + " FOR UPDATE"
     MOMENT = "to_char(to_timestamp(time) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')"
-    # Lock and read separately: a combined statement would read a snapshot older than the lock, and
-    # the server that held the nickname may have stored something since.
-    LOCK = ("SELECT nickname, pg_try_advisory_lock(hashtextextended(nickname, 0)) "
-            "FROM unnest(%s::text[]) AS nickname")
-    UNLOCK = ("SELECT count(pg_advisory_unlock(hashtextextended(nickname, 0))) "
-              "FROM unnest(%s::text[]) AS nickname")
     ROWS = "SELECT nickname, id, credits, items FROM account WHERE nickname = ANY(%s::text[])"
-    # One statement is one transaction. It inserts new accounts, unless the nickname exists; updates
-    # known ones whose row is as it was loaded; records the ledger of both; returns those stored.
-    SAVE = """
-        WITH opened AS (
-            INSERT INTO account (nickname, credits, items)
-            SELECT * FROM unnest(%s::text[], %s::bigint[], %s::text[])
-            ON CONFLICT (nickname) DO NOTHING
-            RETURNING nickname, id),
-        saved AS (
-            UPDATE account SET credits = new.credits, items = new.items
-            FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::bigint[],
-                        %s::text[])
-                AS new (nickname, id, credits, items, loaded_credits, loaded_items)
-            WHERE account.id = new.id AND account.nickname = new.nickname
-                AND account.credits = loaded_credits AND account.items = loaded_items
-            RETURNING account.nickname, account.id),
-        stored AS (SELECT * FROM opened UNION ALL SELECT * FROM saved),
-        recorded AS (
-            INSERT INTO trade (account_id, time, what, item, price, credits)
-            SELECT stored.id, %s, what, item, price, credits
-            FROM unnest(%s::text[], %s::text[], %s::text[], %s::bigint[], %s::bigint[])
-                WITH ORDINALITY AS change (nickname, what, item, price, credits, number)
-            JOIN stored USING (nickname) ORDER BY number)
-        SELECT * FROM stored"""
+    SAVE = _BRIEFLY + _SAVE.format("", "")
+    # Leaves out the rows that others have locked. A row that changed before this statement has
+    # locked it is compared anew by the UPDATE, as READ COMMITTED has it.
+    SAVE_UNLOCKED = _SAVE.format(
+        "(SELECT new.* FROM ",
+        " JOIN account USING (id) FOR NO KEY UPDATE OF account SKIP LOCKED) AS new")
 
     def __init__(self, url):
         self._connector = Connector(url)
@@ -82,10 +85,9 @@ class PostgreSQL(Storage):
         self._retry_at = 0              # time of the next attempt to connect
         self._retry_pause = RETRY_SECONDS[0]    # seconds until the attempt after it
         self._tick = 0                  # number of ticks so far
-        self._prefetched = {}       # nickname -> row, None, _HELD_ELSEWHERE or _UNREAD
-        self._held = set()              # locked nicknames of players
-        self._released = set()          # locked nicknames without a player, to be unlocked
-        self._lock_unknown = set()      # nicknames whose lock or unlock failed
+        self._prefetched = {}           # nickname -> row, None, or class of what `load` raises
+        self._locks = NicknameLocks(self._run)
+        self._is_blocked = False        # whether a lock outlasted BUSY_SECONDS, until a save
 
     # --- for a server: opening ----------------------------------------------------------------
 
@@ -94,12 +96,9 @@ class PostgreSQL(Storage):
         self._connector.answer_seconds = STATEMENT_SECONDS
         self._open(TABLES)
         self._begin_session()
-        capacity, = self.query("SELECT current_setting('max_locks_per_transaction')::bigint * "
-                           "(current_setting('max_connections')::bigint "
-                           "+ current_setting('max_prepared_transactions')::bigint)").fetchone()
-        if capacity < MAX_CLIENTS:
+        if self._locks.limit < MAX_CLIENTS:
             log.warning("few_locks room_for=%d: players of all servers together; a greater "
-                        "max_locks_per_transaction has room for more", capacity)
+                        "max_locks_per_transaction has room for more", self._locks.limit)
 
     def close(self):
         self.database.close()
@@ -112,23 +111,14 @@ class PostgreSQL(Storage):
         wanted = set(nicknames).difference(self._prefetched)
         if not wanted or self.is_lost:
             return
-        self._prefetched.update(dict.fromkeys(wanted, _UNREAD))
-        wanted -= self._lock_unknown
-        self._lock(wanted - self._held - self._released)
-        ours = [nickname for nickname in wanted
-                if self._prefetched[nickname] is not _HELD_ELSEWHERE]
+        self._prefetched.update(dict.fromkeys(wanted, peewee.OperationalError))
+        # Lock and read separately: a combined statement would read a snapshot older than the lock,
+        # and the server that held the nickname may have stored something since.
+        refused = self._locks.lock(wanted)
+        self._prefetched.update(refused)
+        ours = wanted.difference(refused)
         rows = self._rows(ours)
         self._prefetched.update((nickname, rows.get(nickname)) for nickname in ours)
-
-    def _lock(self, nicknames):
-        if nicknames:
-            self._lock_unknown |= nicknames     # unless the statement succeeds
-            for nickname, is_locked in self._run(self.LOCK, array(nicknames)).fetchall():
-                if is_locked:
-                    self._released.add(nickname)
-                else:
-                    self._prefetched[nickname] = _HELD_ELSEWHERE
-            self._lock_unknown -= nicknames
 
     def _rows(self, nicknames):
         """Return {nickname: row} of those that have an account."""
@@ -142,10 +132,8 @@ class PostgreSQL(Storage):
         if self.is_lost:
             raise peewee.OperationalError("there is no connection")
         row = self._prefetched[nickname]
-        if row is _HELD_ELSEWHERE:
-            raise HeldElsewhere()
-        if row is _UNREAD:
-            raise peewee.OperationalError("it could not be read")
+        if isinstance(row, type):
+            raise row("it could not be read")
         return check_usable(row)
 
     def data_version(self):
@@ -153,16 +141,15 @@ class PostgreSQL(Storage):
         return self._tick
 
     def save(self, rows, ledger):
-        opened = [account for account in rows if account.stored is None]
-        parameters = (
-            columns([(account.nickname,) + rows[account] for account in opened], 3)
-            + columns([(account.nickname, account.id) + rows[account] + account.stored[1:]
-                        for account in rows if account.stored is not None], 6)
-            + [int(time.time())]
-            + columns([(change[0].nickname,) + change[1:] for change in ledger], 5))
-        ids = dict(self._run(self.SAVE, *parameters).fetchall())
-        for account in opened:
-            account.id = ids.get(account.nickname)
+        try:
+            ids = self._store(self.SAVE, rows, rows, ledger)
+        except peewee.PeeweeException as error:
+            if not is_lock_timeout(error):
+                raise
+            ids = self._store_unlocked(rows, ledger)
+        for account in rows:
+            if account.stored is None:
+                account.id = ids.get(account.nickname)
         conflicts = [account for account in rows if account.nickname not in ids]
         if not conflicts:
             return {}
@@ -172,33 +159,60 @@ class PostgreSQL(Storage):
             return {account: account.stored for account in conflicts}
         return {account: current.get(account.nickname) for account in conflicts}
 
+    def _store(self, statement, accounts, rows, ledger):
+        """Store some of the accounts, with their part of the ledger; return {nickname: id} of those
+        that are stored."""
+        parameters = (
+            columns([(account.nickname,) + rows[account] for account in accounts
+                     if account.stored is None], 3)
+            + columns([(account.nickname, account.id) + rows[account] + account.stored[1:]
+                        for account in accounts if account.stored is not None], 6)
+            + [int(time.time())]
+            + columns([(change[0].nickname,) + change[1:] for change in ledger], 5))
+        ids = dict(self._run(statement, *parameters).fetchall())
+        self._is_blocked = False
+        return ids
+
+    def _store_unlocked(self, rows, ledger):
+        """Store the accounts that nobody has locked; return {nickname: id} of those stored.
+
+        Raises one of STORAGE_ERRORS, if a table is locked above all; then nothing was stored.
+        """
+        known = [account for account in rows if account.stored is not None]
+        ids = self._store(self.SAVE_UNLOCKED, known, rows, ledger)
+        # Somebody inserts a new nickname, and no statement can skip it: divide until it is alone.
+        parts = [[account for account in rows if account.stored is None]]
+        deadline = monotonic() + BUSY_SECONDS
+        while parts and monotonic() < deadline:
+            part = parts.pop()
+            try:
+                ids.update(self._store(self.SAVE, part, rows, ledger))
+            except peewee.PeeweeException:
+                if len(part) > 1:
+                    middle = len(part) // 2
+                    parts += [part[:middle], part[middle:]]
+        return ids
+
     # --- for a server: nicknames --------------------------------------------------------------
 
     def hold(self, nickname):
         if not self.is_lost:
-            self._released.discard(nickname)
-            self._held.add(nickname)
+            self._locks.hold(nickname)
 
     def release(self, nickname):
-        if nickname in self._held:              # otherwise it was lost with the connection
-            self._held.discard(nickname)
-            self._released.add(nickname)
+        self._locks.release(nickname)
 
     def has_released(self):
-        return bool(self._released)
+        return self._locks.has_released()
 
     def unlock_released(self):
         self._prefetched = {}
         self._tick += 1
-        self._lock_unknown |= self._released
-        self._released = set()
-        if self._lock_unknown:
-            try:
-                self._run(self.UNLOCK, array(self._lock_unknown))
-                self._lock_unknown = set()
-            except peewee.PeeweeException as error:     # the next tick tries again
-                if not self.is_lost:            # a lost connection has freed all of them
-                    log.error("unlock_failed error=%s", quote(describe(error)))
+        try:
+            self._locks.unlock_released()
+        except peewee.PeeweeException as error:         # the next tick tries again
+            if not self.is_lost:                # a lost connection has freed all of them
+                log.error("unlock_failed error=%s", excerpt(describe(error)))
         if not self._loss_reported:
             self._loss_reported = True
             raise ConnectionLost()
@@ -207,11 +221,15 @@ class PostgreSQL(Storage):
         """Execute a statement of the server. Raises one of STORAGE_ERRORS."""
         if self.is_lost:
             raise peewee.OperationalError("there is no connection")
+        if self._is_blocked:
+            sql = _BRIEFLY + sql
         try:
             return self.database.execute_sql(sql, parameters)
         except peewee.PeeweeException as error:
             if self.database.connection().closed:
                 self._lose(error)
+            elif is_lock_timeout(error) and not sql.startswith(_BRIEFLY):
+                self._is_blocked = True
             raise
 
     # --- for the event loop -------------------------------------------------------------------
@@ -224,7 +242,7 @@ class PostgreSQL(Storage):
                 self._lose(error)
 
     def has_pending_work(self):
-        return self.is_lost or bool(self._lock_unknown)
+        return self.is_lost or self._locks.has_unknown()
 
     def do_pending_work(self, clock):
         """See `Storage`. Connects again, if the connection is lost and the time has come."""
@@ -241,7 +259,7 @@ class PostgreSQL(Storage):
             self.database.close()
             if describe(error) != self._retry_error:
                 self._retry_error = describe(error)
-                log.error("storage_unreachable error=%s", quote(self._retry_error))
+                log.error("storage_unreachable error=%s", excerpt(self._retry_error))
             took = clock() - begin          # no client was served meanwhile
             self._retry_at = begin + took + max(took, self._retry_pause)
             self._retry_pause = min(2 * self._retry_pause, RETRY_SECONDS[1])
@@ -254,30 +272,31 @@ class PostgreSQL(Storage):
         """Make this connection's session the one that holds nicknames."""
         self._session = self.query("SELECT pid, backend_start FROM pg_stat_activity "
                                    "WHERE pid = pg_backend_pid()").fetchone()
+        self._locks.begin(*self.query(self._locks.CAPACITY).fetchone())
         self.socket = duplicate_socket(self.database.connection())
 
     def _lose(self, error):
         """Give up the connection, and with it the hold on every nickname."""
         if not self.is_lost:
-            log.error("storage_lost error=%s", quote(describe(error)))
+            log.error("storage_lost error=%s", excerpt(describe(error)))
             self.is_lost = True
             self._loss_reported = False
             self.database.close()
             self.socket = None
             self._retry_at = 0
             self._retry_pause = RETRY_SECONDS[0]
-            for nicknames in (self._prefetched, self._held, self._released, self._lock_unknown):
-                nicknames.clear()
+            self._prefetched = {}
+            self._locks.clear()
 
     # --- for the commands ---------------------------------------------------------------------
 
-    def create_tables(self):
+    def create_tables(self, upgrade_only=False):
         self.database = self._connector.connect()
         try:
             with self.database.bind_ctx(TABLES), self._transaction():
                 # Serialize concurrent runs. Skip existing tables: CREATE would block servers.
                 self.query("SELECT pg_advisory_xact_lock(hashtextextended('', 0))")
-                if not Account.table_exists():
+                if not upgrade_only and not Account.table_exists():
                     self.database.create_tables(TABLES)
                 check_schema(self.database, self.name, TABLES)
         except STORAGE_ERRORS as error:

@@ -76,6 +76,7 @@ class Connector(object):
         self.driver.extensions.set_wait_callback(self._wait)
         try:
             database.connect()
+            self._check_session(database)
             self._configure(database)
             self._check(database)
         except peewee.PeeweeException as error:
@@ -85,6 +86,19 @@ class Connector(object):
             database.close()
             raise
         return database
+
+    def _check_session(self, database):
+        """Check that the session is this connection's own. Raises CannotOpen.
+
+        A pooler lends sessions to its clients, and one to several clients at once, transaction by
+        transaction: locks and settings would be everybody's. It does not tell the process id of
+        PostgreSQL's (protocol-message-formats.html, BackendKeyData). Checked before any setting is
+        made, which would stay in the pool.
+        """
+        pid, = database.execute_sql("SELECT pg_backend_pid()").fetchone()
+        if pid != database.connection().get_backend_pid():
+            raise CannotOpen("the database %s is behind a pooler, such as PgBouncer: give the "
+                             "address of PostgreSQL itself" % self.name)
 
     def _configure(self, database):
         """Apply the settings to a new session."""
@@ -199,7 +213,15 @@ class _Database(peewee.PostgresqlDatabase):
         try:
             return super(_Database, self).execute_sql(*arguments, **options)
         except self.connection().Error as error:        # 2.7: QueryCanceled
-            raise peewee.OperationalError(*error.args)
+            raise peewee.OperationalError(error, *error.args)
+
+
+def is_lock_timeout(error):
+    """Return whether a statement has failed because it waited too long for a lock.
+
+    55P03 is lock_not_available (postgresql.org/docs/current/errcodes-appendix.html).
+    """
+    return getattr(getattr(error, "orig", None), "pgcode", None) == "55P03"
 
 
 # A user or password with @ / ? # in it, and a later @ or #, make a URL ambiguous: libpq might take

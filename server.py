@@ -8,17 +8,19 @@ only then sends the replies; docs/architecture.md follows a request through it.
 """
 from __future__ import unicode_literals
 
-import cli
+import os
+import sys
 
 if __name__ == "__main__":
-    cli.end_on_ctrl_c()
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))     # PYTHONSAFEPATH omits it
+    import cli
+    cli.prepare_process()
 
 import errno
 import logging
 import resource
 import signal
 import socket
-import sys
 from collections import OrderedDict
 
 try:
@@ -26,15 +28,17 @@ try:
 except ImportError:                                     # 2.7
     import selectors2 as selectors
 
+import cli
 import constants
-from connection import (CLOSED, FLUSHING, LINGERING, NOT_NOW, OPEN, PEER_GONE, READ, CannotListen,
-                        Connection, Listener, listen, select)
+from connection import (CLOSED, FLUSHING, LINGERING, NOT_NOW, OPEN, PEER_GONE, READ, Connection,
+                        select)
 from db import Shop
+from listener import AddressCounts, CannotListen, Listener, listen
 from log import LogRateLimiter, log_to_stderr, monotonic
 from service import Service, peer
 from session import FOREVER
 from storage import CannotOpen
-from text import quote
+from text import excerpt
 
 log = logging.getLogger("lavka.server")
 
@@ -42,21 +46,24 @@ log = logging.getLogger("lavka.server")
 class Server(object):
     """The event loop over a service and a `Listener`.
 
-    At most `max_clients` connections are served at once. `sources` are further sources of events:
-    each has `socket`, None or what to watch, with `on_readable()` to call when it is readable, and
-    `has_pending_work()` and `do_pending_work(clock)` for periodic work. `clock` returns seconds.
+    At most `max_clients` connections are served at once, `max_clients_per_address` of one address.
+    `sources` are further sources of events: each has `socket`, None or what to watch, with
+    `on_readable()` to call when it is readable, and `has_pending_work()` and
+    `do_pending_work(clock)` for periodic work. `clock` returns seconds.
     """
 
     def __init__(self, service, listener, limiter, sources=(), max_clients=constants.MAX_CLIENTS,
-                 clock=monotonic):
+                 max_clients_per_address=constants.MAX_CLIENTS_PER_ADDRESS, clock=monotonic):
         self.service = service
         self.listener = listener
         self.limiter = limiter              # of log lines
         self.sources = sources
         self.max_clients = max_clients
+        self.max_clients_per_address = max_clients_per_address
         self.clock = clock
         self.now = clock()                  # time of the last poll
         self.connections = set()
+        self.addresses = AddressCounts()    # of these connections
         self.runnable = OrderedDict()       # connections with a turn in the next tick; values None
         self.timed = set()                  # connections that may have a deadline
         self.closing = []                   # connections to close at the end of this tick
@@ -151,8 +158,8 @@ class Server(object):
                 if mask & READ:
                     self.read(target)
             elif target is self.listener:
-                accepted = [self.add_connection(sock, address) for sock, address
-                            in self.listener.accept(self.room(), self.now)]
+                accepted += [self.add_connection(sock, address) for sock, address
+                             in self.listener.accept(key.fileobj, self.now)]
             else:
                 target()
         return ready + accepted
@@ -170,8 +177,17 @@ class Server(object):
         connection = Connection(sock, address)
         self.connections.add(connection)
         self.timed.add(connection)
-        self.service.open(connection, is_full=len(self.connections) > self.max_clients)
+        excess = len(self.connections) - self.max_clients
+        is_crowded = self.addresses.add(address[0]) > self.max_clients_per_address
+        if is_crowded and self.limiter.is_first(logging.WARNING, "address_full"):
+            log.warning("address_full address=%s", excerpt(address[0]))
+        self.service.open(connection, is_full=is_crowded or excess > 0)
         self.read(connection)               # its first request has mostly arrived by now
+        if is_crowded or excess > constants.SPARE_CLIENTS:
+            # Without lingering close, or these connections would take the others' places.
+            self.flush(connection)
+            self.abort(connection, "server_full")
+            self.close(self.closing.pop())
         return connection
 
     def read(self, connection):
@@ -276,6 +292,7 @@ class Server(object):
         connection.sock.close()
         self.service.forget(connection)
         self.connections.discard(connection)
+        self.addresses.discard(connection.address[0])
         self.timed.discard(connection)
         self.runnable.pop(connection, None)
 
@@ -295,19 +312,16 @@ class Server(object):
 
     # --- the other sources of events ----------------------------------------------------------
 
-    def room(self):
-        """Return how many clients may be accepted, including those only told server_full."""
-        return self.max_clients + constants.SPARE_CLIENTS - len(self.connections)
-
     def update_listener(self):
         """Register the listener, or not, by the same rule in every tick."""
         listener = self.listener
-        accepts = not self.is_stopping and self.now >= listener.resume_at and self.room() > 0
+        accepts = not self.is_stopping and self.now >= listener.resume_at
         if accepts != listener.is_registered:
-            if accepts:
-                self.selector.register(listener.sock, READ, listener)
-            else:
-                self.selector.unregister(listener.sock)
+            for sock in listener.sockets:
+                if accepts:
+                    self.selector.register(sock, READ, listener)
+                else:
+                    self.selector.unregister(sock)
             listener.is_registered = accepts
 
     def update_sources(self):
@@ -336,6 +350,19 @@ def client_limit():
     return max(1, min(constants.MAX_CLIENTS, hard - spare))
 
 
+def client_limit_per_address(parser, max_clients):
+    """Return how many of these clients one address may have; ends the program for a wrong number.
+
+    It is LAVKA_MAX_CLIENTS_PER_ADDRESS, else the same share as in constants.py.
+    """
+    word = os.environ.get("LAVKA_MAX_CLIENTS_PER_ADDRESS")
+    if not word:
+        return max(1, max_clients * constants.MAX_CLIENTS_PER_ADDRESS // constants.MAX_CLIENTS)
+    if not word.isdigit() or int(word) == 0:
+        parser.error("LAVKA_MAX_CLIENTS_PER_ADDRESS is not a number of clients")
+    return int(word)
+
+
 class SelfPipe(object):
     """A source of events that a signal makes readable, which ends the sleep of the loop.
 
@@ -347,6 +374,11 @@ class SelfPipe(object):
         self.socket.setblocking(False)
         self.sender.setblocking(False)
         signal.set_wakeup_fd(self.sender.fileno())
+
+    def close(self):
+        signal.set_wakeup_fd(-1)
+        self.socket.close()
+        self.sender.close()
 
     def on_readable(self):
         self.socket.recv(constants.RECV_SIZE)
@@ -382,8 +414,10 @@ def main(arguments=None):
                         metavar="LEVEL", choices=["DEBUG", "INFO", "WARNING", "ERROR"],
                         help="DEBUG (with every trade), INFO, WARNING or ERROR (default: INFO)")
     options = parser.parse_args(arguments)
+    max_clients = client_limit()
+    max_clients_per_address = client_limit_per_address(parser, max_clients)
 
-    log_to_stderr(getattr(logging, options.log_level))
+    writer = log_to_stderr(getattr(logging, options.log_level))
     limiter = LogRateLimiter()
     for name in ("lavka.db", "lavka.checkpoint", "lavka.postgresql"):
         logging.getLogger(name).addFilter(limiter)
@@ -393,27 +427,28 @@ def main(arguments=None):
     except (CannotOpen, CannotListen) as error:
         log.error("%s", error)
         return 1
-    server = Server(Service(shop, limiter), listener, limiter,
-                    [shop.storage, limiter, SelfPipe()], client_limit())
+    self_pipe = SelfPipe()
+    sources = [shop.storage, limiter, writer, self_pipe]
+    server = Server(Service(shop, limiter), listener, limiter, sources, max_clients,
+                    max_clients_per_address)
     stop_on_signals(server)
-    log_start(server, options)
+    log_start(server)
     server.run()
     limiter.log_counts()
     shop.close()
+    self_pipe.close()
     log.info("stopped")
     return 0
 
 
-def log_start(server, options):
+def log_start(server):
     """Log what was started, and where it listens."""
     storage = server.service.shop.storage
-    log.info("start version=%s python=%s engine=%s database=%s max_clients=%d", constants.VERSION,
-             sys.version.split()[0], quote(storage.engine), quote(storage.name), server.max_clients)
-    host, port = server.listener.sock.getsockname()[:2]
-    if not host.startswith("127.") and host != "::1":
-        log.warning("not_loopback address=%s: nicknames are not passwords, whoever reaches the "
-                    "port can play as anybody", quote(host))
-    log.info("listening on %s:%d", options.host, port)
+    log.info("start version=%s python=%s engine=%s database=%s max_clients=%d "
+             "max_clients_per_address=%d", constants.VERSION, sys.version.split()[0],
+             excerpt(storage.engine), excerpt(storage.name), server.max_clients,
+             server.max_clients_per_address)
+    server.listener.log_addresses()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from protocol import (CLOSING_REASONS, METHODS, ErrorCode, RpcError, address, en
 from session import FOREVER, GroupCommit, PendingBatch, PendingReply
 from stats import Stats
 from storage import ConnectionLost
-from text import quote
+from text import excerpt
 
 log = logging.getLogger("lavka.service")
 
@@ -217,8 +217,8 @@ class Service(object):
         if self.limiter.is_first(logging.INFO, "refused reason=%s" % reason):
             self.log(logging.INFO, "refused reason=%s method=%s param=%s nickname=%s peer=%s",
                      reason, request.method or "-",
-                     "-" if request.argument is None else quote(request.argument),
-                     quote(session.account.nickname) if session.account else "-", peer(session))
+                     "-" if request.argument is None else excerpt(request.argument),
+                     excerpt(session.account.nickname) if session.account else "-", peer(session))
         if reason in CLOSING_REASONS:
             self.close(session, reason)
         return encode_error(request.id, error)
@@ -250,9 +250,10 @@ class Service(object):
         session.deadline = FOREVER
         if account.is_dirty:
             self.group.uncommitted_logins.add(session)
-        self.log(logging.INFO, "login nickname=%s peer=%s created=%s", quote(nickname),
-                 peer(session), "yes" if created else "no",
-                 account=account if account.is_dirty else None)
+        if self.limiter.has_quota("login", session.address[0]):
+            self.log(logging.INFO, "login nickname=%s peer=%s created=%s", excerpt(nickname),
+                     peer(session), "yes" if created else "no",
+                     account=account if account.is_dirty else None)
         return b'{"account":%s,"created":%s,"catalog":%s}' % (
             encode_account(account), b"true" if created else b"false", CATALOG)
 
@@ -298,9 +299,11 @@ class Service(object):
     def end_login(self, session, reason):
         """Free the nickname of a session that is logged in."""
         account = session.account
-        is_uncommitted = session in self.group.uncommitted_logins
-        self.log(logging.INFO, "logout nickname=%s peer=%s reason=%s", quote(account.nickname),
-                 peer(session), reason, account=account if is_uncommitted else None)
+        if self.limiter.has_quota("logout", session.address[0]):
+            is_uncommitted = session in self.group.uncommitted_logins
+            self.log(logging.INFO, "logout nickname=%s peer=%s reason=%s",
+                     excerpt(account.nickname), peer(session), reason,
+                     account=account if is_uncommitted else None)
         del self.players[account.nickname]
         self.shop.logout(account)
         session.account = None
@@ -317,7 +320,7 @@ class Service(object):
 
     def log_trade(self, method, item, account):
         self.log(logging.DEBUG, "trade nickname=%s method=%s item=%s credits=%d",
-                 quote(account.nickname), method, quote(item), account.credits, account=account)
+                 excerpt(account.nickname), method, excerpt(item), account.credits, account=account)
 
 
 def dirty_account(session):

@@ -7,6 +7,7 @@ WAL with `synchronous=FULL`: a commit is one fsync of the write-ahead log, and n
 from __future__ import unicode_literals
 
 import contextlib
+import errno
 import os
 import sqlite3
 import stat
@@ -50,7 +51,7 @@ class SQLite(Storage):
     def serve(self):
         path = self._path()
         self._check_exists(path)
-        self._check_one_name(path)
+        _check_one_name(path, self.name)
         with self._explained():
             self._files = HeldFiles(path)
         try:
@@ -161,18 +162,22 @@ class SQLite(Storage):
 
     # --- for the commands ---------------------------------------------------------------------
 
-    def create_tables(self):
+    def create_tables(self, upgrade_only=False):
         files = None
-        self._check_names()
+        path = self._check_names()
+        if upgrade_only:
+            self._check_exists(path)
         # The page size comes first: it is fixed once the journal mode is set.
         self._connect(COMMAND_BUSY_SECONDS,
                       [("page_size", PAGE_SIZE)] + _DURABLE + _BESIDE_A_SERVER)
         try:
             with self.database.bind_ctx(TABLES):
+                if upgrade_only:
+                    check_schema(self.database, self.name, [Account])
                 if self._lacks_ledger():            # an older server would go on without a ledger
                     with self._explained():
-                        files = HeldFiles(self._path())
-                with self.database.atomic("IMMEDIATE"):
+                        files = HeldFiles(path)
+                with self._transaction():
                     is_upgrade = self._lacks_ledger()       # checked again, inside the transaction
                     self.database.create_tables(TABLES)
                     check_schema(self.database, self.name, TABLES)
@@ -214,10 +219,20 @@ class SQLite(Storage):
     def changing(self):
         path = self._check_names()
         self._check_exists(path)
-        self._check_one_name(path)
+        _check_one_name(path, self.name)
         self._open(COMMAND_BUSY_SECONDS, _DURABLE + _BESIDE_A_SERVER)
-        with contextlib.closing(self.database), self.database.atomic("IMMEDIATE"):
+        with contextlib.closing(self.database), self._transaction():
             yield
+
+    @contextlib.contextmanager
+    def _transaction(self):
+        """A transaction; after an exception the caller undoes it by closing the connection.
+
+        A rollback would hide the first error: on a full disk SQLite has rolled back itself.
+        """
+        self.database.begin("IMMEDIATE")
+        yield
+        self.database.commit()
 
     def query(self, sql, *parameters):
         return self.database.execute_sql(sql, parameters)
@@ -250,19 +265,13 @@ class SQLite(Storage):
                              % self.name)
 
     def _check_exists(self, path):
-        if not os.path.exists(path):
-            raise CannotOpen("there is no database %s: create it with: %s"
-                             % (self.name, create_command(self.name)))
-
-    def _check_one_name(self, path):
-        """Check that the file has no second name: SQLite's log has the name that was opened.
-        Raises CannotOpen."""
-        status = os.stat(path)
-        names = status.st_nlink
-        if stat.S_ISREG(status.st_mode) and names > 1:
-            raise CannotOpen("the database %s has %d names (hard links), of which each would have "
-                             "a log of its own: copy it to a file with one name"
-                             % (self.name, names))
+        try:
+            os.stat(path)
+        except EnvironmentError as error:
+            if error.errno == errno.ENOENT:
+                raise CannotOpen("there is no database %s: create it with: %s"
+                                 % (self.name, create_command(self.name)))
+            raise CannotOpen("cannot open the database %s: %s" % (self.name, error.strerror))
 
     def _check_names(self):
         """Check that a server, if one runs, has the same files open; returns the path. Raises
@@ -313,3 +322,13 @@ class SQLite(Storage):
             self.database.close()
             raise CannotOpen("the database %s cannot be made durable (journal_mode, synchronous = "
                              "%s)" % (self.name, settings))
+
+
+def _check_one_name(path, name):
+    """Check that the file has no second name: SQLite's log has the name that was opened. Raises
+    CannotOpen."""
+    status = os.stat(path)
+    if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+        raise CannotOpen("the database %s has %d names (hard links), of which each would have a "
+                         "log of its own: copy it to a file with one name"
+                         % (name, status.st_nlink))

@@ -5,6 +5,7 @@ from __future__ import unicode_literals
 from collections import Counter, OrderedDict
 
 from constants import VERSION
+from log import lost_lines
 from protocol import METHODS
 
 
@@ -43,4 +44,5 @@ class Stats(object):
             ("slowest_tick_ms", round(1000 * self.slowest_tick, 3)),
             ("wal_bytes", shop.storage.wal_size),
             ("unsent_bytes", sum(len(session.output) for session in sessions)),
+            ("log_lost", lost_lines()),
         ])

@@ -43,6 +43,10 @@ class HeldElsewhere(Exception):
     """Another server on the same database holds the nickname."""
 
 
+class NoRoom(Exception):
+    """The database has no room for the nickname of another player."""
+
+
 class UnusableRow(Exception):
     """An account's row holds what the shop never writes: no number, no text, out of range."""
 
@@ -85,7 +89,7 @@ class Storage(object):
     def load(self, nickname):
         """Return the row of an account, None where there is none.
 
-        Raises UnusableRow, HeldElsewhere, or one of STORAGE_ERRORS.
+        Raises UnusableRow, HeldElsewhere, NoRoom, or one of STORAGE_ERRORS.
         """
         raise NotImplementedError()
 
@@ -98,9 +102,9 @@ class Storage(object):
 
         `rows` is {OpenAccount: (credits, items as text)}, `ledger` a list of (OpenAccount, kind,
         item, price, credits afterwards), in order. New accounts get their `id`. Optimistic
-        locking: accounts whose row changed since it was loaded are skipped, and returned with
-        their current row, {OpenAccount: row or None}. Raises one of STORAGE_ERRORS; then nothing
-        was stored.
+        locking: accounts whose row changed since it was loaded, or is locked by somebody else, are
+        skipped, and returned with their current row, {OpenAccount: row or None}. Raises one of
+        STORAGE_ERRORS; then nothing was stored.
         """
         raise NotImplementedError()
 
@@ -138,8 +142,11 @@ class Storage(object):
 
     # --- for the commands ---------------------------------------------------------------------
 
-    def create_tables(self):
-        """Create what is missing; safe to run again, and beside servers. Raises CannotOpen."""
+    def create_tables(self, upgrade_only=False):
+        """Create what is missing; safe to run again, and beside servers. Raises CannotOpen.
+
+        With `upgrade_only` the table of accounts has to be there.
+        """
         raise NotImplementedError()
 
     def reading(self, models=TABLES):

@@ -6,13 +6,17 @@ everywhere.
 """
 from __future__ import unicode_literals
 
+import codecs
 import contextlib
+import errno
+import io
 import locale
 import os
 import signal
 import sys
 import threading
 
+from cli import StandardFile
 from constants import COLUMNS, WAITING_NOTICE_SECONDS
 from text import JOINERS, Text, columns, escape, find_by_prefix, shorten, wrap
 
@@ -34,28 +38,36 @@ TAB_SETTINGS = {(False, False): "tab: self-insert", (False, True): "tab: complet
 def run_on_terminal(program):
     """Call `program` with a Terminal; return the exit status.
 
-    The end of the input ends the program with 0, a terminal or pipe that is gone with 1, and a
-    signal without a traceback.
+    The end of the input ends the program with 0, input that is no script and a terminal or pipe
+    that is gone with 1, and a signal without a traceback.
     """
     if sys.stdin is None or sys.stdout is None:         # closed by the parent process
         return 1
-    terminal = Terminal()
     try:
+        terminal = Terminal()
         terminal.exit_on_signals()
         return program(terminal)
     except EOFError:
         terminal.end_line()
         return 0
-    except EnvironmentError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)    # for the flush at exit
-        return 1
+    except UnreadableScript as problem:
+        terminal.say_error("%s" % problem)
+    except EnvironmentError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO) and sys.stderr:      # it is not just gone
+            sys.stderr.write(str("cannot read or write: %s\n" % error.strerror))
+    return 1
+
+
+class UnreadableScript(Exception):
+    """The input is no script; the text is one sentence for whoever wrote it."""
 
 
 class Terminal(object):
     """Standard input and output, as the player uses them.
 
     On a terminal, lines can be edited and have colours, as far as the terminal can do that. In a
-    pipe, a question is a line of its own, and a repeated question is printed once.
+    pipe, a question is a line of its own, and a repeated question is printed once. A line of a
+    pipe or file ends with \\n or \\r\\n; a byte order mark at the very beginning is left out.
     """
 
     def __init__(self):
@@ -64,6 +76,9 @@ class Terminal(object):
         self.can_erase = self.has_screen and (os.environ.get("TERM") or "dumb") != "dumb"
         self.has_colours = self.can_erase and not os.environ.get("NO_COLOR")    # no-color.org
         self.encoding = sys.stdout.encoding or locale.getpreferredencoding()
+        self._input = io.BufferedReader(StandardFile(sys.stdin, "r"))
+        self._output = StandardFile(sys.stdout, "w")
+        self._is_at_start = not self.has_keyboard   # no line of a pipe or file was read yet
         if hasattr(sys.stdin, "reconfigure"):       # 3.x: else a bad byte would raise in readline()
             sys.stdin.reconfigure(errors="surrogateescape")
         self._termios = _import_termios() if self.has_keyboard else None
@@ -101,24 +116,29 @@ class Terminal(object):
             else:
                 line = self._read_line(question)
             try:
-                if type(line) is not Text:
-                    line = line.decode(encoding)        # 2.7
+                if type(line) is not Text:              # on 3.x a line with line editing is text
+                    line = line.decode(encoding)
                 line.encode("utf-8")                    # fails for surrogates of bytes not decoded
-                return line[:-1] if line.endswith("\n") else line
+                return line
             except UnicodeError:
                 self.say_error("That is not text in %s." % encoding)
 
     def _read_line(self, question):
-        """Read a line without line editing."""
+        """Read a line without line editing, as bytes without its end."""
         if self.has_keyboard:
             self.write(self._apply_style(question, BOLD))
         elif question != self._last_question:
             self.write(question.rstrip() + "\n")
         self._last_question = question
-        line = sys.stdin.readline()
+        line = self._input.readline()
+        if self._is_at_start:
+            self._is_at_start = False
+            line = _strip_byte_order_mark(line)
         if not line:
             raise EOFError()
-        return line
+        if line.endswith(b"\r\n") and not self.has_keyboard:
+            return line[:-2]
+        return line[:-1] if line.endswith(b"\n") else line
 
     def _edit_line(self, question, remember):
         """Read a line with line editing, with the history or with none."""
@@ -256,9 +276,9 @@ class Terminal(object):
 
     def write(self, text):
         """Print escaped text at once."""
-        stream = getattr(sys.stdout, "buffer", sys.stdout)      # 2.7: sys.stdout itself takes bytes
-        stream.write(text.encode(self.encoding))
-        stream.flush()
+        data = text.encode(self.encoding)
+        while data:
+            data = data[self._output.write(data):]
 
     def _apply_style(self, text, style, markers="%s"):
         """Return the text in a style; `markers` wraps escapes, so that readline counts columns."""
@@ -295,6 +315,13 @@ class Terminal(object):
                 timer.join()
             if printed.is_set() and self.can_erase:
                 self.write("\r\x1b[K")      # ECMA-48: erase the line
+
+
+def _strip_byte_order_mark(line):
+    """Return a script's first line, as bytes, without UTF-8's mark. Raises UnreadableScript."""
+    if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and b"\0" in line:
+        raise UnreadableScript("This input is UTF-16; save it as UTF-8.")
+    return line[len(codecs.BOM_UTF8):] if line.startswith(codecs.BOM_UTF8) else line
 
 
 class _Suspended(Exception):

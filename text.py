@@ -10,7 +10,7 @@ import re
 import sys
 import unicodedata
 
-from constants import COLUMNS
+from constants import COLUMNS, LOG_TEXT
 
 Text = type("")                                     # unicode on 2.7
 
@@ -29,6 +29,8 @@ else:                               # a narrow build of 2.7 stores these charact
     _unsafe_pattern = re.compile(
         "[%s]|\ud82f[\udca0-\udca3]|\ud834[\udd73-\udd7a]|[\udb40-\udb43][\udc00-\udfff]"
         "|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]" % _UNSAFE_RANGES)
+
+MAX_ESCAPE = len("\\U00000000")    # characters that escaping makes of one
 
 JOINERS = "\u200c\u200d"            # scripts and emoji need them
 
@@ -49,8 +51,40 @@ def _escaped(character):
 
 
 def quote(text):
-    """Return the text in quotation marks, escaped, so that it is one word of a log line."""
+    """Return the text in quotation marks, escaped, so that it is one word."""
     return '"%s"' % escape(text.replace("\\", "\\\\").replace('"', '\\"'))
+
+
+def excerpt(text):
+    """Return the text quoted for a log line, or as much of its beginning as LOG_TEXT has room for.
+
+    The number of characters left out follows the quotation marks, where no text can forge it:
+    `"aaa"...+48200`.
+    """
+    if len(text) <= LOG_TEXT // MAX_ESCAPE:             # the usual case, kept short
+        return quote(text)
+    kept, left_out = cut(text, LOG_TEXT, lambda part: quote(part)[1:-1])
+    return '"%s"%s' % (kept, left_out)
+
+
+def cut(text, room, escaped, encoding="utf-8"):
+    """Return the escaped text, or as much of its beginning as fits into `room` encoded bytes, and
+    how much that left out: "" or "...+N", with the number of characters.
+
+    What is left out is not escaped either, so that a long text costs no more than a short one.
+    """
+    kept = text[:room]
+    whole = escaped(kept)
+    if len(kept) == len(text) and len(whole.encode(encoding, "backslashreplace")) <= room:
+        return whole, ""
+    pieces = []
+    for character in kept:
+        piece = escaped(character)
+        room -= len(piece.encode(encoding, "backslashreplace"))
+        if room < 0:
+            break
+        pieces.append(piece)
+    return "".join(pieces), "...+%d" % (len(text) - len(pieces))
 
 
 def show(value):

@@ -24,7 +24,8 @@ sys.path.insert(0, ROOT)
 
 import db               # noqa: E402
 import protocol         # noqa: E402
-from connection import Listener, listen, select     # noqa: E402
+from connection import select       # noqa: E402
+from listener import Listener, listen       # noqa: E402
 from log import LogRateLimiter              # noqa: E402
 from server import Server                   # noqa: E402
 from service import Service                 # noqa: E402
@@ -66,9 +67,9 @@ class Bench(object):
         db.create_tables(path)
         self.shop = db.Shop(path)
         limiter = LogRateLimiter()
-        listening = listen("127.0.0.1", 0)
+        listening, = listen("127.0.0.1", 0)
         self.service = Service(self.shop, limiter)
-        self.server = Server(self.service, Listener(listening, limiter), limiter)
+        self.server = Server(self.service, Listener([listening], limiter), limiter)
         self.clients = [socket.create_connection(listening.getsockname()) for _ in range(CLIENTS)]
         for number, client in enumerate(self.clients):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

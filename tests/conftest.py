@@ -3,6 +3,7 @@
 from __future__ import unicode_literals
 
 import contextlib
+import fcntl
 import io
 import json
 import logging
@@ -11,8 +12,10 @@ import random
 import re
 import socket
 import sqlite3
+import struct
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
@@ -25,8 +28,8 @@ WAITING = "Waiting for the server ..."     # what it says when an answer takes l
 sys.path.insert(0, ROOT)
 
 import admin        # noqa: E402
-import connection   # noqa: E402
 import db           # noqa: E402
+import listener     # noqa: E402
 import log          # noqa: E402
 import server       # noqa: E402
 import service      # noqa: E402
@@ -136,7 +139,10 @@ def free_port():
 
 
 class Program(object):
-    """server.py in a subprocess, serving a free port."""
+    """server.py in a subprocess, serving a free port.
+
+    Its log is in a file, or goes to the option `stderr`, as subprocess.Popen has it.
+    """
 
     def __init__(self, directory, *arguments, **options):
         self.database = options.get("database") or os.path.join(directory, "lavka.db")
@@ -153,9 +159,21 @@ class Program(object):
                 options.get("wrapper", [])
                 + [python, os.path.join(ROOT, "server.py"), "--port", str(port),
                    "--database", self.database] + list(arguments),
-                stderr=log, env=environment(), close_fds=True)
-        line = wait_for(lambda: self.listening(begin), "the server to listen")
-        self.port = int(line.rsplit(":", 1)[1])
+                stderr=options.get("stderr", log), env=environment(), close_fds=True)
+        if "stderr" in options:
+            self.port = port
+            wait_for(self.accepts, "the server to accept a connection")
+        else:
+            line = wait_for(lambda: self.listening(begin), "the server to listen")
+            self.port = int(line.rsplit(":", 1)[1])
+
+    def accepts(self):
+        assert self.process.poll() is None
+        try:
+            Peer(self.port).close()
+            return True
+        except socket.error:
+            return False
 
     def listening(self, begin):
         assert self.process.poll() is None, self.log()
@@ -448,8 +466,9 @@ class Loop(object):
     def __init__(self, service, limiter, sources=(), **options):
         self.service = service
         self.clock = limiter.clock
-        self.listener = connection.Listener(connection.listen("127.0.0.1", 0), limiter)
-        self.port = self.listener.sock.getsockname()[1]
+        self.listener = listener.Listener(
+            listener.listen(options.pop("host", "127.0.0.1"), 0), limiter)
+        self.port = self.listener.sockets[0].getsockname()[1]
         self.server = server.Server(service, self.listener, limiter, sources, clock=self.clock,
                                     **options)
         self.peers = []
@@ -622,6 +641,7 @@ def full_listen_queue():
 
 # --- the shop in this process, and the programs on its database ----------------------------------
 
+PAGE = 4096                 # bytes; what a small pipe has room for
 CHEAP = "potion"            # an item that every new account can afford
 
 
@@ -636,6 +656,19 @@ def run_program(program, *arguments, **options):
                                env=environment(**options))
     out, err = process.communicate()
     return process.returncode, out.decode("utf-8"), err.decode("utf-8")
+
+
+def small_pipe():
+    """Return the ends of a pipe of one page whose writer does not block, as Node makes them."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, 1031, PAGE)                     # F_SETPIPE_SZ
+    fcntl.fcntl(writer, fcntl.F_SETFL, os.O_NONBLOCK)
+    return reader, writer
+
+
+def is_full(pipe):
+    """Return whether a small pipe has no room for another line."""
+    return struct.unpack(str("i"), fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4))[0] > PAGE - 100
 
 
 def account_rows(outside):
@@ -667,6 +700,27 @@ def refusal_of(call, *arguments):
         call(*arguments)
     assert caught.value.message.endswith(".")
     return caught.value
+
+
+def advisory_locks(database):
+    """Return how many advisory locks the sessions on the database have."""
+    with contextlib.closing(connect(database)) as outside:
+        return outside.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = "
+            "(SELECT oid FROM pg_database WHERE datname = current_database())").fetchone()[0]
+
+
+def record_statements(shop):
+    """Return a list that grows by each statement that a shop executes."""
+    statements = []
+    execute = shop.storage.database.execute_sql
+
+    def record(sql, parameters=()):
+        statements.append(sql)
+        return execute(sql, parameters)
+
+    shop.storage.database.execute_sql = record
+    return statements
 
 
 @pytest.fixture

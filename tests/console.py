@@ -60,10 +60,7 @@ class Player(pexpect.spawn):
 
         A signal just before a blocking call would be handled only after it; see signal(7).
         """
-        def sleeps():
-            with open("/proc/%d/stat" % self.pid) as stat:
-                return stat.read().rpartition(")")[2].split()[0] == "S"
-        wait_for(sleeps, "the client to sleep")
+        wait_for(lambda: sleeps_or_ended(self.pid), "the client to sleep")
         self.sendintr()
 
     def finish(self):
@@ -76,6 +73,12 @@ class Player(pexpect.spawn):
         self.kill(signal.SIGKILL)
         self.wait()
         self.close()
+
+
+def sleeps_or_ended(pid):
+    """Return whether a child sleeps, or has ended and was not waited for; see proc(5)."""
+    with open("/proc/%d/stat" % pid) as stat:
+        return stat.read().rpartition(")")[2].split()[0] in "SZ"
 
 
 def run(port, lines, *arguments, **variables):
@@ -109,7 +112,7 @@ def end_process(process):
     if process.poll() is None:
         process.kill()
     process.wait()
-    for pipe in (process.stdin, process.stdout, process.stderr):
+    for pipe in filter(None, (process.stdin, process.stdout, process.stderr)):
         try:
             pipe.close()
         except EnvironmentError:        # buffered bytes have no reader any more

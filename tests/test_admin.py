@@ -11,7 +11,8 @@ import sys
 import pexpect
 import pytest
 from conftest import (CHEAP, PATIENCE, ROOT, account_rows, audit, both, environment, ledger_rows,
-                      log_in_stored, run_in_shell, run_program)
+                      is_full, log_in_stored, run_in_shell, run_program, small_pipe,
+                      wait_for)
 
 import admin
 import db
@@ -145,6 +146,18 @@ def test_grant_out_of_range_changes_nothing(played, directory, outside, credits,
     before = account_rows(outside), ledger_rows(outside, "ann")
     status, out, err = run("grant", "ann", "%d" % credits, cwd=directory, LAVKA_DATABASE=database)
     assert (status, out, err.count("\n")) == (1, "", 1) and "475 credits" in err
+    assert (account_rows(outside), ledger_rows(outside, "ann")) == before
+
+
+def test_grant_on_a_full_disk_shows_the_first_error(played, database, directory, outside):
+    """SQLite rolls back itself; another rollback would fail, too, and hide why."""
+    before = account_rows(outside), ledger_rows(outside, "ann")
+    limit = ["prlimit", "--fsize=%d" % os.path.getsize(database + "-wal")]
+    process = subprocess.Popen(
+        limit + [sys.executable, os.path.join(ROOT, "admin.py"), "grant", "ann", "5"],
+        cwd=directory, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.communicate() == (b"", b"grant failed: disk I/O error\n")
+    assert process.returncode == 1
     assert (account_rows(outside), ledger_rows(outside, "ann")) == before
 
 
@@ -305,6 +318,43 @@ def test_command_ends_quietly_when_the_reader_of_its_output_closes(played, direc
     assert process.stderr.read() == b""
     process.stderr.close()
     process.wait()
+
+
+def test_output_into_a_non_blocking_pipe_is_complete(played, outside, directory):
+    fill_ledger(outside)
+    reader, writer = small_pipe()
+    process = subprocess.Popen([sys.executable, os.path.join(ROOT, "admin.py"), "history", "ann"],
+                               stdout=writer, stderr=subprocess.PIPE, cwd=directory,
+                               env=environment(), close_fds=True)
+    os.close(writer)
+    with io.open(reader, "rb") as pipe:
+        wait_for(lambda: is_full(reader) or process.poll() is not None, "the pipe to be full")
+        lines = pipe.read().splitlines()
+    assert process.communicate()[1] == b"" and process.returncode == 0
+    assert len(lines) == 1 + 4 + 3000 and lines[-1].endswith(b" 3000")
+
+
+def test_signal_ends_a_command_whose_output_nobody_reads(played, outside, directory):
+    fill_ledger(outside)
+    reader, writer = small_pipe()
+    process = subprocess.Popen([sys.executable, os.path.join(ROOT, "admin.py"), "history", "ann"],
+                               stdout=writer, stderr=subprocess.PIPE, cwd=directory,
+                               env=environment(), close_fds=True)
+    try:
+        wait_for(lambda: is_full(reader), "the command to wait for its reader")
+        process.send_signal(signal.SIGTERM)
+        wait_for(lambda: process.poll() is not None, "the command to end")
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert (process.returncode, process.communicate()[1]) == (130, b"")
+
+
+def fill_ledger(outside):
+    """Store more rows of the ledger than a pipe has room for."""
+    outside.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)"
+                    "INSERT INTO trade (account_id, time, what, item, price, credits) "
+                    "SELECT 1, 0, 'grant', '', 1, i FROM n")
 
 
 def open_accounts(outside, number):

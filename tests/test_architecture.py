@@ -27,16 +27,18 @@ ARROWS = {
     "checkpoint": "constants log storage text",
     "sqlite": "checkpoint constants files models storage text",
     "postgresql_connection": "constants storage text",
-    "postgresql": "constants models postgresql_connection storage text",
+    "postgresql_locks": "constants log postgresql_connection storage",
+    "postgresql": "constants log models postgresql_connection postgresql_locks storage text",
     "ledger": "models text",
     "db": "cli constants log models postgresql sqlite storage text",
     "admin": "cli constants db ledger log models storage text",
     "session": "constants protocol",
-    "stats": "constants protocol",
+    "stats": "constants log protocol",
     "service": "constants db log protocol session stats storage text",
-    "connection": "constants protocol session",
-    "server": "cli connection constants db log service session storage text",
-    "terminal": "constants text",
+    "connection": "session",
+    "listener": "connection constants protocol session text",
+    "server": "cli connection constants db listener log service session storage text",
+    "terminal": "cli constants text",
     "client": "cli constants log protocol terminal text",
 }
 
@@ -108,3 +110,9 @@ def test_the_service_knows_no_sockets():
 def test_only_the_connection_to_postgresql_knows_its_driver():
     users = [name for name, tree in house.modules().items() if "psycopg2" in house.imported(tree)]
     assert users == ["postgresql_connection"]
+
+
+def test_text_in_the_log_is_cut():
+    """`quote` is for the commands that show it to people; the log's lines take an `excerpt`."""
+    found = lines_with(r"\b(?<!def )quote\(")
+    assert {name for name, _ in found} == {"admin", "cli", "ledger", "text"}

@@ -25,6 +25,8 @@ def word(text):
 def test_text_is_decoded():
     assert cli.text(word("bob")) == cli.text("bob") == "bob"
     assert type(cli.text(word("bob"))) is cli.Text
+    with pytest.raises(argparse.ArgumentTypeError):
+        cli.text(UNDECODABLE)
 
 
 @pytest.mark.parametrize("argument, number", [("0", 0), ("7777", 7777), ("65535", 65535)])
@@ -34,7 +36,7 @@ def test_port_is_a_number(argument, number):
 
 @pytest.mark.parametrize("argument", ["-1", "65536", "", "x", "1.5", "9" * 30])
 def test_invalid_port_is_refused(argument):
-    with pytest.raises((ValueError, argparse.ArgumentTypeError)):
+    with pytest.raises(argparse.ArgumentTypeError):
         cli.port(word(argument))
 
 
@@ -42,12 +44,6 @@ def test_path_is_not_empty():
     assert cli.path(word("lavka.db")) == "lavka.db"
     with pytest.raises(argparse.ArgumentTypeError):
         cli.path(word(""))
-
-
-def test_nickname_is_text():
-    assert cli.nickname(word("bob")) == "bob"
-    with pytest.raises(argparse.ArgumentTypeError):
-        cli.nickname(UNDECODABLE)
 
 
 @pytest.mark.parametrize("argument, number", [("5", 5), ("-5", -5), ("+1", 1)])
@@ -73,7 +69,7 @@ def parse(monkeypatch):
         for name in ("LAVKA_HOST", "LAVKA_PORT", "LAVKA_DATABASE"):
             monkeypatch.delenv(str(name), raising=False)
         for name, value in variables.items():
-            monkeypatch.setenv(str(name), str(value))
+            monkeypatch.setenv(str(name), value if isinstance(value, str) else str(value))
         parser = cli.Parser(prog="program")
         cli.add_address_options(parser)
         cli.add_database_option(parser)
@@ -90,6 +86,19 @@ def test_flags_override_the_environment_and_it_overrides_the_defaults(parse):
     assert parse("--host", "shop", "--port", "2", "--database", "a.db", **variables) \
         == ("shop", 2, "a.db")
     assert parse(**dict.fromkeys(variables, "")) == (HOST, PORT, DATABASE)
+
+
+@pytest.mark.parametrize("variable, value", [
+    ("LAVKA_PORT", "x"), ("LAVKA_PORT", "65536"), ("LAVKA_PORT", " "), ("LAVKA_PORT", UNDECODABLE),
+    ("LAVKA_HOST", UNDECODABLE)])
+def test_invalid_variable_is_named_and_a_flag_overrides_it(parse, capsys, variable, value):
+    with pytest.raises(SystemExit) as caught:
+        parse(**{variable: value})
+    assert caught.value.code == 2
+    error = capsys.readouterr()[1].splitlines()[-1]
+    assert error.startswith("program: error: environment variable %s: " % variable)
+    assert "--" not in error
+    assert parse("--host", "shop", "--port", "2", **{variable: value}) == ("shop", 2, DATABASE)
 
 
 @pytest.mark.parametrize("arguments", [
@@ -126,7 +135,7 @@ def test_client_prints_its_version():
 def test_ctrl_c_ends_the_program_by_default_action():
     handler = signal.getsignal(signal.SIGINT)
     try:
-        cli.end_on_ctrl_c()
+        cli.prepare_process()
         assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
     finally:
         signal.signal(signal.SIGINT, handler)

@@ -2,6 +2,7 @@
 """client.py on terminals and in pipes, against the real server and against scripted ones."""
 from __future__ import unicode_literals
 
+import fcntl
 import io
 import json
 import os
@@ -15,9 +16,10 @@ import threading
 import time
 
 import pytest
-from conftest import CLIENT, PATIENCE, ROOT, WAITING, environment, open_account, query, wait_for
+from conftest import (CLIENT, PAGE, PATIENCE, ROOT, WAITING, environment, is_full, open_account,
+                      player_environment, query, small_pipe, wait_for)
 from console import (ACCOUNT, BUY, NICKNAME, OPTION, QUESTIONS, RESULTS, SELL, Script, end_process,
-                     in_order, read_output, run, start_in_pipes, stored_account)
+                     in_order, read_output, run, sleeps_or_ended, start_in_pipes, stored_account)
 
 import protocol
 from client import Client, ServerGone, State
@@ -714,9 +716,85 @@ def test_closed_reader_of_the_output_ends_the_client_quietly(program, directory)
         wait_for(lambda: program.free("bob"), "the nickname to be free")
 
 
-@pytest.mark.parametrize("redirection", [
-    "<&-", ">&-", "<&- >&-", ">/dev/full", "</dev/null >/dev/full"])
-def test_closed_and_full_standard_files_cause_no_traceback(no_server, redirection):
+def test_script_may_have_crlf_and_a_byte_order_mark(program):
+    open_account(program.database, "bob", 100)
+    status, out, err = run(program.port, [b"\xef\xbb\xbfbob\r", b"buy potion\r", b"sell\r",
+                                          b"potion\r", b"buy torch\r", b"logout\r"])
+    assert (status, err) == (0, "")
+    assert in_order(out, "Nickname:\nWelcome back, bob!\n", "bought the potion", "sold the potion",
+                    "bought the torch", "Good bye, bob.\n")
+    assert stored_account(program, "bob") == (60, "torch")
+    status, out, err = run(program.port, [b"bob\r", "\ufeff"], end="")     # only at the beginning
+    assert (status, err) == (0, "") and "There is no option \"\\ufeff\"." in out
+
+
+@pytest.mark.parametrize("data", [b"", b"\xef\xbb\xbf"])
+def test_empty_script_asks_once(no_server, data):
+    assert run(no_server, [data], end="") == (0, "Nickname:\n", "")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_script_in_utf_16_ends_the_client_with_a_sentence(program, encoding):
+    script = "\ufeffbob\r\nbuy potion\r\n".encode(encoding)
+    status, out, err = run(program.port, [script], end="")
+    assert (status, err) == (1, "")
+    assert out == "Nickname:\nThis input is UTF-16; save it as UTF-8.\n"
+    assert query(program.database, "SELECT * FROM account") == []
+
+
+def socket_pair():
+    return [os.dup(sock.fileno()) for sock in socket.socketpair()]
+
+
+@pytest.mark.parametrize("make_pair", [os.pipe, socket_pair])
+def test_non_blocking_input_is_waited_for(program, make_pair):
+    """It comes in pieces, the first of which ends within a character."""
+    reader, writer = make_pair()
+    fcntl.fcntl(reader, fcntl.F_SETFL, os.O_NONBLOCK)
+    process = subprocess.Popen([sys.executable, CLIENT, "--port", str(program.port)], stdin=reader,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               env=player_environment(), close_fds=True)
+    os.close(reader)
+    try:
+        for data, shown in [(b"", b"Nickname:"), (b"\xd0\x91\xd0", None), (b"\xbe\n", b"Options"),
+                            (b"it", None), (b"ems\n", b"no items")]:
+            if data:
+                wait_for(lambda: sleeps_or_ended(process.pid), "the client to wait for input")
+                os.write(writer, data)
+            line = b""
+            while shown and shown not in line:
+                line = process.stdout.readline()
+                assert line
+        os.close(writer)
+        _, err = read_output(process)
+    finally:
+        end_process(process)
+    assert (process.returncode, err) == (0, "")
+    assert query(program.database, "SELECT nickname FROM account") == [("Бо",)]
+
+
+def test_non_blocking_output_is_waited_for(program):
+    open_account(program.database, "bob", 100)
+    reader, writer = small_pipe()
+    process = subprocess.Popen([sys.executable, CLIENT, "--port", str(program.port)],
+                               stdin=subprocess.PIPE, stdout=writer, stderr=subprocess.PIPE,
+                               env=player_environment(), close_fds=True)
+    os.close(writer)
+    try:
+        process.stdin.write(b"bob\n" + b"?\n" * 40)
+        process.stdin.close()
+        wait_for(lambda: is_full(reader) or process.poll() is not None, "the pipe to be full")
+        with io.open(reader, "rb") as pipe:
+            out = pipe.read()
+        wait_for(lambda: process.poll() is not None, "the client to end")
+        assert process.stderr.read() == b"" and process.returncode == 0
+    finally:
+        end_process(process)
+    assert len(out) > 2 * PAGE and out.count(b"leaves a question") == 40
+
+
+@pytest.mark.parametrize("redirection", ["<&-", ">&-", "<&- >&-"])
+def test_closed_standard_files_cause_no_traceback(no_server, redirection):
     process = shell(no_server, redirection)
     try:
         process.stdin.close()
@@ -724,6 +802,17 @@ def test_closed_and_full_standard_files_cause_no_traceback(no_server, redirectio
     finally:
         end_process(process)
     assert err == ""
+
+
+@pytest.mark.parametrize("redirection", [">/dev/full", "</dev/null >/dev/full"])
+def test_full_disk_is_a_line_on_standard_error(no_server, redirection):
+    process = shell(no_server, redirection)
+    try:
+        process.stdin.close()
+        _, err = read_output(process)
+    finally:
+        end_process(process)
+    assert (process.returncode, err) == (1, "cannot read or write: No space left on device\n")
 
 
 def test_pipes_work_without_standard_error(program):

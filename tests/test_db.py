@@ -2,15 +2,18 @@
 """The shop with real faults: accounts, trades, commits, refresh, the tables; `python db.py`."""
 from __future__ import unicode_literals
 
+import contextlib
 import io
 import logging
 import os
 import sqlite3
+import subprocess
+import sys
 import time
 
 import pytest
-from conftest import (CHEAP, account_rows, audit, both, hold, ledger_rows, log_in_stored,
-                      refusal_of, run_in_shell, run_program)
+from conftest import (CHEAP, ROOT, account_rows, audit, both, connect, environment, hold,
+                      ledger_rows, log_in_stored, refusal_of, run_in_shell, run_program)
 
 import admin
 import db
@@ -478,6 +481,64 @@ def test_failure_is_one_line_with_status_1(directory, path):
     status, out, err = run_program("db.py", "--database", path, cwd=directory, LC_ALL="C.UTF-8")
     assert (status, out) == (1, "")
     assert err.startswith("cannot ") and err.count("\n") == 1 and path in err
+
+
+def refuse_upgrade(directory, database):
+    status, out, err = run_program("db.py", "--upgrade", "--database", database, cwd=directory)
+    assert (status, out, err.count("\n")) == (1, "", 1) and "create it with: python db.py" in err
+
+
+def test_upgrade_never_creates_a_file_nor_its_tables(directory):
+    refuse_upgrade(directory, "none.db")
+    assert os.listdir(directory) == []
+    io.open(os.path.join(directory, "empty.db"), "w").close()
+    refuse_upgrade(directory, "empty.db")
+    with contextlib.closing(sqlite3.connect(os.path.join(directory, "empty.db"))) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == []
+
+
+def test_upgrade_never_creates_tables_in_postgresql(cluster, directory):
+    database = cluster.url(cluster.create_database())
+    refuse_upgrade(directory, database)
+    with contextlib.closing(connect(database)) as connection:
+        assert connection.execute("SELECT to_regclass('account')").fetchone() == (None,)
+
+
+def test_upgrade_adds_what_is_missing(old_database, directory, open_shop):
+    assert run_program("db.py", "--upgrade", cwd=directory) == (
+        0, "", "the tables are ready in lavka.db\n")
+    assert open_shop(old_database).login("ann")[0].credits == 240
+
+
+@both
+def test_upgrade_of_current_tables_changes_nothing(database, outside, directory):
+    outside.execute("INSERT INTO account (nickname, credits, items) VALUES ('bob', 7, 'bow')")
+    status, _, err = run_program("db.py", "--upgrade", "--database", database, cwd=directory)
+    assert status == 0 and err.startswith("the tables are ready in ")
+    assert account_rows(outside) == [("bob", 7, "bow")]
+
+
+def test_full_disk_is_shown_and_changes_nothing(old_database, directory):
+    """SQLite rolls back itself; another rollback would fail, too, and hide why.
+
+    The limit has room for the file of shared memory, but not for the ledger's first rows.
+    """
+    with contextlib.closing(sqlite3.connect(old_database)) as connection:
+        connection.executemany("INSERT INTO account (nickname, credits, items) VALUES (?, 1, '')",
+                               [("player %d" % number,) for number in range(3000)])
+        connection.commit()
+    assert run_limited("--fsize=40000", directory) == (
+        1, "cannot create the tables in lavka.db: disk I/O error\n")
+    with contextlib.closing(sqlite3.connect(old_database)) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master WHERE name = 'trade'") \
+            .fetchall() == []
+
+
+def run_limited(limit, directory):
+    """Run db.py under a limit, see prlimit(1); return (exit status, standard error)."""
+    process = subprocess.Popen(["prlimit", limit, sys.executable, os.path.join(ROOT, "db.py")],
+                               cwd=directory, env=environment(), stderr=subprocess.PIPE)
+    return process.wait(), process.stderr.read().decode("utf-8")
 
 
 @pytest.mark.parametrize("arguments", [("verify",), ("create",), ("--databse", "lavka.db")])

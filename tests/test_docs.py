@@ -182,7 +182,7 @@ def test_glossary_has_every_term_with_a_place():
 @pytest.mark.parametrize("change", [
     "Add an item", "Add a method", "Change the time after which a silent connection is closed",
     "Add a figure to the statistics", "Add an optional key to accounts", "Support another database",
-    "Change the prompt's colour", "Add a column", "Limit connections per address",
+    "Change the prompt's colour", "Add a column", "Change how many connections an address may have",
     "Add an operators' command", "Add a refusal", "Change a log line"])
 def test_architecture_answers_how_to_change(change):
     changes = section(read("docs", "architecture.md"), "How to change")

@@ -1,29 +1,32 @@
 # -*- coding: utf-8 -*-
 """Faults injected into the real server: a short round of each of torture.py's, a disk that is full,
-descriptors that run out, and the order of system calls."""
+a log that nobody reads, descriptors that run out, and the order of system calls."""
 from __future__ import unicode_literals
 
+import fcntl
 import os
 import random
 import re
+import socket
 import sqlite3
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
 import torture
 from conftest import ROOT, Peer, audit, environment, reason, request, wait_for
 
-from constants import REPLY_SECONDS
+from constants import LOG_ADDRESS_LINES, LOG_LINE, REPLY_SECONDS
 
 CHEAP = "potion"
 
 
 @pytest.mark.parametrize("fault, size", [
-    (torture.kill_rounds, 4), (torture.lose_files, 4), (torture.fuzz_sessions, 60),
-    (torture.churn, 2000), (torture.flood, 20000), (torture.never_read, 3),
-    (torture.stop_under_load, 50)])
+    (torture.kill_rounds, 4), (torture.lose_files, 4), (torture.stop_reading_the_log, 1),
+    (torture.fuzz_sessions, 60), (torture.churn, 2000), (torture.flood, 20000),
+    (torture.never_read, 3), (torture.stop_under_load, 50)])
 def test_a_short_round_of(start, fault, size):
     fault(start, random.Random(1), size)
 
@@ -172,6 +175,201 @@ def test_no_reply_to_a_change_leaves_before_its_fsync(start, directory):
             assert not unsynced, call
             replies += 1
     assert replies == 105 and 21 <= syncs <= replies    # with the logins
+
+
+# --- the log --------------------------------------------------------------------------------------
+
+# Runs a program as a shell runs a background job of a terminal, which is its standard error.
+IN_BACKGROUND = [sys.executable, "-c", "import fcntl, os, sys, termios\n"
+                 "os.setsid()\n"
+                 "fcntl.ioctl(2, termios.TIOCSCTTY, 0)\n"
+                 "if os.fork():\n"
+                 "    os.wait()\n"
+                 "else:\n"
+                 "    os.setpgid(0, 0)\n"
+                 "    os.execvp(sys.argv[1], sys.argv[1:])\n",
+                 "setpriv", "--pdeathsig", "KILL"]
+
+WITHOUT_DESCRIPTORS = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]
+
+
+def unread_pipe():
+    return os.pipe()
+
+
+def gone_reader():
+    """A pipe whose reader has gone: EPIPE."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return None, writer
+
+
+def stopped_journal():
+    """A socket, as systemd has it."""
+    return [os.dup(end.fileno()) for end in socket.socketpair()]
+
+
+def gone_journal():
+    reader, writer = stopped_journal()
+    os.close(reader)
+    return None, writer
+
+
+def unread_terminal():
+    return os.openpty()
+
+
+def stopped_terminal():
+    """A terminal at which Ctrl-S was typed."""
+    master, slave = os.openpty()
+    os.write(master, b"\x13")
+    return master, slave
+
+
+def full_device():
+    return None, os.open("/dev/full", os.O_WRONLY)
+
+
+def unwritable():
+    """A descriptor that is only for reading: EBADF."""
+    return None, os.open(os.devnull, os.O_RDONLY)
+
+
+def log_in_and_out(peer, times, nickname="\U0001f600" * 100):
+    """Make two lines of the log each time, of half a kilobyte."""
+    peer.send((request("login", nickname=nickname) + request("logout")) * times)
+    for _ in range(2 * times):
+        assert "result" in peer.line()
+
+
+def lost_lines(peer):
+    return peer.call("stats")["result"]["log_lost"]
+
+
+def stop_in_time(program):
+    begin = time.time()
+    program.process.terminate()
+    assert program.wait() == 0 and time.time() - begin < 2
+
+
+@pytest.mark.parametrize("stderr", [
+    unread_pipe, gone_reader, stopped_journal, gone_journal, unread_terminal, stopped_terminal,
+    full_device, unwritable])
+def test_players_never_wait_for_whoever_reads_the_log(start, stderr):
+    reader, writer = stderr()
+    program = start(stderr=writer)
+    flags = fcntl.fcntl(writer, fcntl.F_GETFL)
+    peer = Peer(program.port)
+    begin = time.time()
+    for _ in range(20):
+        log_in_and_out(peer, 50)
+    assert time.time() - begin < REPLY_SECONDS
+    assert lost_lines(peer) > 0
+    peer.close()
+    stop_in_time(program)
+    # The shell and other programs have the same open file description.
+    assert fcntl.fcntl(writer, fcntl.F_GETFL) == flags and not flags & os.O_NONBLOCK
+    for descriptor in (reader, writer):
+        if descriptor is not None:
+            os.close(descriptor)
+    audit(program.database)
+
+
+def test_background_job_may_write_to_a_terminal_with_tostop(start):
+    """SIGTTOU would stop it with its first line."""
+    master, slave = os.openpty()
+    modes = termios.tcgetattr(slave)
+    modes[3] |= termios.TOSTOP
+    termios.tcsetattr(slave, termios.TCSANOW, modes)
+    program = start(stderr=slave, wrapper=IN_BACKGROUND)
+    assert Peer(program.port, "bob").call("ping")["result"] == "pong"
+    shown = b""
+    while b'login nickname="bob"' not in shown:
+        shown += os.read(master, 1000)
+    program.kill()
+    os.close(slave)
+    os.close(master)
+
+
+FULL = 32000000         # bytes of a log; the database is far smaller
+
+
+def test_log_on_a_full_disk_goes_on_when_there_is_room(start, directory):
+    """A line that was cut is completed, and the gap is told."""
+    path = os.path.join(directory, "log")
+    with open(path, "ab") as log:
+        log.truncate(FULL)
+        program = start(stderr=log)
+    peer = Peer(program.port)
+    limit(program, "fsize", os.path.getsize(path) + 100)
+    for _ in range(20):
+        log_in_and_out(peer, 50)
+    lost = lost_lines(peer)
+    assert lost > 0
+    limit(program, "fsize", "unlimited")
+    wait_for(lambda: b"log_lost" in tail(path), "the line that tells the gap")
+    lines = tail(path).splitlines()
+    assert re.match(br"[\d:, -]{24}WARNING log_lost lost=%d$" % lost, lines[-1])
+    assert all(re.match(br"\d{4}-\d\d-\d\d [\d:,]{12} [A-Z]+ [a-z]", line) for line in lines)
+    stop_in_time(program)
+
+
+def tail(path):
+    with open(path, "rb") as log:
+        log.seek(FULL)
+        return log.read()
+
+
+def test_server_without_standard_descriptors_opens_nothing_in_their_place(start):
+    """Lines of the log would go into the database, or to a client."""
+    program = start(wrapper=WITHOUT_DESCRIPTORS, stderr=None)
+    peer = Peer(program.port)
+    log_in_and_out(peer, 5)
+    opened = [os.readlink("/proc/%d/fd/%d" % (program.process.pid, number)) for number in range(3)]
+    assert opened == [os.devnull] * 3
+    peer.close()
+    stop_in_time(program)
+    audit(program.database)
+
+
+def test_one_address_cannot_fill_the_disk(start):
+    """The log has so many of its logins and logouts, and then their number."""
+    program = start()
+    peer = Peer(program.port)
+    for _ in range(30):
+        log_in_and_out(peer, 100, "bob")
+    peer.close()
+    stop_in_time(program)
+    for event in ("login", "logout"):
+        written = program.log().count(" INFO %s nickname=" % event)
+        counts = re.findall(r" INFO %s host=127\.0\.0\.1 times=(\d+)\n" % event, program.log())
+        assert LOG_ADDRESS_LINES[0] <= written < 3000
+        assert written + sum(map(int, counts)) == 3000
+
+
+HOSTILE = ["a\u2028", "\x1b[31m", "\U0001f600" * 255, "\U000e0001" * 255, '"' * 255, "\\" * 254,
+           "\u200d" * 255, '"...+5 peer=1.2.3.4', "\u0301" * 255]
+
+
+def test_no_text_of_a_player_makes_a_long_line(start):
+    """Each event is a line, under the limit, and says how its texts were cut."""
+    program = start("--log-level", "debug")
+    for nickname in HOSTILE:
+        player = Peer(program.port, nickname)
+        player.call("buy", item=CHEAP)
+        player.call("buy", item="x" * 49000)
+        other = Peer(program.port)
+        other.call("login", nickname=nickname)
+        player.close()
+        other.close()
+        wait_for(lambda: program.free(nickname), "the nickname")
+    stop_in_time(program)
+    for line in program.log().splitlines():
+        assert len(line.encode("utf-8")) < LOG_LINE
+        assert re.match(r"\d{4}-\d\d-\d\d [\d:,]{12} (DEBUG|INFO) ", line)
+        if re.search(" log(in|out) nickname=", line):
+            assert re.search(r' nickname="([^"\\]|\\.)*"(\.\.\.\+\d+)? peer=127\.0\.0\.1:', line)
+    assert 'param="%s"...+48200 nickname=' % ("x" * 800) in program.log()
 
 
 # --- descriptors ----------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 # -*- coding: utf-8 -*-
-"""The log: its format, and rate-limited logging."""
+"""The log: its format, writing without waiting, and rate-limited logging."""
 from __future__ import unicode_literals
 
 import logging
+import os
 import re
 import sqlite3
 import subprocess
@@ -12,16 +13,17 @@ import pytest
 from conftest import ROOT, Clock, Peer, environment, reason
 
 import log
-from constants import LOG_SUMMARY_SECONDS
+from constants import (LOG_ADDRESS_LINES, LOG_BUFFER, LOG_LINE, LOG_LINES, LOG_RESERVE,
+                       LOG_SUMMARY_SECONDS, LOG_TRACEBACK)
 
 BEGIN = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} "
 
 
 # --- the format -----------------------------------------------------------------------------------
 
-def formatted(level, message, exc_info=None):
+def formatted(level, message, exc_info=None, encoding="utf-8"):
     record = logging.LogRecord(str("lavka"), level, str("log.py"), 1, message, (), exc_info)
-    return log.LineFormatter().format(record).split("\n")
+    return log.LineFormatter(encoding).format(record).split("\n")
 
 
 def test_each_line_of_a_message_has_its_time_and_level():
@@ -50,6 +52,36 @@ def test_the_lines_of_a_traceback_are_indented_and_escaped(text):
     assert not re.search("[\x00-\x1f\x7f-\x9f]", "".join(lines))
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+@pytest.mark.parametrize("text", ["x" * 3000, "\u00e4\U0001f600" * 1000, "\x1b" * 100000])
+def test_each_line_is_bounded_and_says_how_much_was_left_out(text, encoding):
+    short, long = formatted(logging.ERROR, "a\n" + text, encoding=encoding)
+    assert short.endswith("ERROR a")
+    kept, left_out = long.split("...+")
+    assert LOG_LINE - 50 < len((long + "\n").encode(encoding, "backslashreplace")) <= LOG_LINE
+    prefix = len("2026-01-01 00:00:00,000 ERROR ")
+    assert kept[prefix:] == log.escape(text[:-int(left_out)])
+
+
+def endless(depth):
+    return endless(depth + 1) if depth % 2 else other_endless(depth + 1)
+
+
+def other_endless(depth):
+    return endless(depth + 1)
+
+
+def test_traceback_of_a_recursion_is_its_first_and_last_lines():
+    try:
+        endless(0)
+    except RuntimeError:                # RecursionError is one
+        lines = formatted(logging.ERROR, "defect", sys.exc_info())
+    assert lines[1] == "    Traceback (most recent call last):"
+    assert len(lines) == LOG_TRACEBACK + 2 and "recursion" in lines[-1]
+    cut, = [line for line in lines if "...+" in line]
+    assert re.match(r"    \.\.\.\+\d{3,} lines$", cut)
+
+
 def test_a_traceback_on_standard_error_cannot_begin_a_line():
     code = ("import logging, log\n"
             "log.log_to_stderr(logging.INFO)\n"
@@ -66,6 +98,110 @@ def test_a_traceback_on_standard_error_cannot_begin_a_line():
     assert lines[0].endswith("ERROR defect") and len(lines) >= 5
     assert all(line.startswith("    ") for line in lines[1:-1]) and "\x1b" not in "".join(lines)
     assert re.match(BEGIN + "INFO listening$", lines[-1])
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+# Fills whatever the log is written to. Then it says how many lines were lost, waits for a line, and
+# writes the rest, as the loop has it do.
+WRITE = """
+from __future__ import print_function, unicode_literals
+import logging, os, sys, log
+from log import log as logger
+%s
+writer = log.log_to_stderr(logging.INFO)
+for number in range(2000):
+    logger.info("number=%%d %%s", number, "x" * 200)
+%s
+print(writer.lost)
+sys.stdout.flush()
+sys.stdin.readline()
+while writer.has_pending_work():
+    writer.do_pending_work(None)
+logger.info("afterwards")
+"""
+
+# Makes descriptor 2 one that cannot be opened again.
+OF_ANOTHER_USER = ("os.fchmod(2, 0)\n"
+                   "if os.getuid() == 0:\n"
+                   "    os.setuid(65534)\n")
+
+
+def write_log(stderr, before="", afterwards=""):
+    """Run that program, whose log nobody reads at first; return (lost lines, messages).
+
+    `stderr` is (descriptor to read, descriptor to write).
+    """
+    reader, writer = stderr
+    process = subprocess.Popen([sys.executable, "-c", WRITE % (before, afterwards)],
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=writer,
+                               cwd=ROOT, env=environment(), close_fds=True)
+    os.close(writer)
+    lost = int(process.stdout.readline())
+    process.stdin.write(b"\n")
+    process.stdin.flush()
+    data = b""
+    try:
+        for piece in iter(lambda: os.read(reader, 1 << 16), b""):
+            data += piece
+    except EnvironmentError:                            # EIO: the end of a terminal
+        pass
+    os.close(reader)
+    assert process.wait() == 0
+    lines = data.decode("utf-8").splitlines()
+    assert all(re.match(BEGIN, line) for line in lines) and data.endswith(b"\n")
+    return lost, [line.split(" ", 2)[2] for line in lines]
+
+
+@pytest.mark.parametrize("open_stderr", [os.pipe, os.openpty])
+@pytest.mark.parametrize("before", ["", OF_ANOTHER_USER], ids=["", "another user's"])
+def test_lines_without_room_are_lost_and_their_number_is_told(open_stderr, before):
+    """What is read are whole lines: the first ones, then the gap, then what comes afterwards."""
+    lost, lines = write_log(open_stderr(), before)
+    kept = 2000 - lost
+    assert [line.split(" x")[0] for line in lines] == [
+        "INFO number=%d" % number for number in range(kept)] + [
+        "WARNING log_lost lost=%d" % lost, "INFO afterwards"]
+    assert LOG_BUFFER - LOG_RESERVE < kept * 240 < LOG_BUFFER
+
+
+def test_errors_have_room_when_other_lines_have_none():
+    """So much as is reserved for them; what the buffer takes is bounded."""
+    lost, lines = write_log(
+        os.pipe(), afterwards="for number in range(2000):\n"
+        "    logger.error('error number=%d %s', number, 'x' * 200)\n"
+        "assert log.LOG_BUFFER - 300 < len(writer.buffer) <= log.LOG_BUFFER\n")
+    size = sum(len("2026-01-01 00:00:00,000 \n") + len(line) for line in lines if "ERROR" in line)
+    assert LOG_RESERVE - 300 < size < LOG_RESERVE + 300
+    assert lines[-2:] == ["WARNING log_lost lost=%d" % lost, "INFO afterwards"]
+    assert len(lines) == 4000 - lost + 2
+
+
+def test_record_larger_than_the_buffer_is_written_whole_if_somebody_reads(directory):
+    """A tick of many logins is one record."""
+    path = os.path.join(directory, "log")
+    code = ("import logging, log\n"
+            "log.log_to_stderr(logging.INFO)\n"
+            "log.log.info('%s', '\\n'.join(['x' * 100] * 5000))\n")
+    with open(path, "wb") as stderr:
+        subprocess.check_call([sys.executable, "-c", code], stderr=stderr, cwd=ROOT,
+                              env=environment())
+    assert 5000 * 100 > LOG_BUFFER
+    with open(path, "rb") as file:
+        assert len(file.read().splitlines()) == 5000
+
+
+def test_slow_reader_gets_the_last_lines():
+    """The exit waits for it, for a moment."""
+    code = ("import logging, log, sys\n"
+            "log.log_to_stderr(logging.INFO)\n"
+            "for number in range(1000):\n"
+            "    log.log.info('%s', 'x' * 100)\n"
+            "sys.stdout.write('full')\n")
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, cwd=ROOT, env=environment())
+    out, err = process.communicate()
+    assert out == b"full" and len(err.splitlines()) == 1000
 
 
 # --- rate-limited logging -------------------------------------------------------------------------
@@ -131,6 +267,39 @@ def test_as_a_filter_it_lets_a_message_of_each_kind_through(limiter, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "unusable_row nickname=ann", "storage_failed error=ann", "storage_recovered failures=1",
         "storage_failed error=bob", "storage_recovered failures=1"]
+
+
+def write_all(limiter, kind, host, times):
+    """Return how many of these lines are to be written."""
+    return sum(limiter.has_quota(kind, host) for _ in range(times))
+
+
+def test_each_address_has_a_quota_of_lines_that_fills_up_again(limiter, log_lines):
+    most, refill = LOG_ADDRESS_LINES
+    assert write_all(limiter, "login", "192.0.2.1", most + 5) == most
+    assert write_all(limiter, "login", "2001:db8::1", 5) == 5
+    assert write_all(limiter, "logout", "192.0.2.1", most) == most      # each kind has its own
+    pass_time(limiter, LOG_SUMMARY_SECONDS)
+    assert log_lines() == ["login host=192.0.2.1 times=5"]
+    assert write_all(limiter, "login", "192.0.2.1", most) == refill
+    pass_time(limiter, LOG_SUMMARY_SECONDS)
+    assert log_lines() == ["login host=192.0.2.1 times=%d" % (most - refill)]
+    for _ in range(most // refill):
+        pass_time(limiter, LOG_SUMMARY_SECONDS)
+    assert log_lines() == [] and not limiter.has_pending_work()
+    assert write_all(limiter, "login", "192.0.2.1", most) == most
+
+
+def test_all_addresses_together_have_a_quota_and_the_memory_is_bounded(limiter, log_lines):
+    most, refill = LOG_LINES
+    hosts = ["2001:db8::%x" % number for number in range(most + 3000)]
+    assert sum(limiter.has_quota("login", host) for host in hosts) == most
+    assert len(limiter.quotas) == most + 1
+    pass_time(limiter, LOG_SUMMARY_SECONDS)
+    assert log_lines() == ["login times=3000"]
+    assert len(limiter.quotas) == 1
+    assert sum(limiter.has_quota("login", host) for host in hosts) == refill
+    assert limiter.is_first(logging.ERROR, "accept_failed")     # not crowded out
 
 
 def test_a_defect_is_logged_once_for_each_place(limiter, caplog):

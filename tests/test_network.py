@@ -3,8 +3,10 @@
 from __future__ import unicode_literals
 
 import contextlib
+import errno
 import io
 import os
+import pwd
 import re
 import signal
 import socket
@@ -13,7 +15,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, Peer, environment, free_port, wait_for
+from conftest import PATIENCE, ROOT, Peer, environment, free_port, wait_for
 from console import NICKNAME, OPTION, run
 
 from client import Client, ServerGone
@@ -50,11 +52,23 @@ def configuration(number, **changes):
     return text
 
 
+CHROOT = "/var/lib/haproxy"
+
+
+def is_root():
+    """Return whether HAProxy can give up root's rights, as the pages have it do."""
+    users = [entry.pw_name for entry in pwd.getpwall()]
+    return os.getuid() == 0 and "haproxy" in users and os.path.isdir(CHROOT)
+
+
 class Proxy(object):
     """HAProxy with a configuration."""
 
     def __init__(self, directory, number, **changes):
         self.port = free_port()
+        if not is_root():
+            rights = "    user haproxy\n    group haproxy\n    chroot %s\n" % CHROOT
+            changes["rights"] = (rights, "")
         path = os.path.join(directory, "haproxy.cfg")
         with io.open(path, "w", encoding="utf-8") as file:
             file.write(configuration(
@@ -67,13 +81,16 @@ class Proxy(object):
         wait_for(self.accepts, "HAProxy")
 
     def accepts(self):
-        with io.open(self.log_path) as log:
-            assert self.process.poll() is None, log.read()
+        assert self.process.poll() is None, self.log()
         try:
             Peer(self.port).close()
             return True
         except EnvironmentError:
             return False
+
+    def log(self):
+        with io.open(self.log_path, encoding="utf-8") as log:
+            return log.read()
 
     def stop(self):
         self.process.kill()
@@ -83,13 +100,13 @@ class Proxy(object):
 class TLSProxy(Proxy):
     """HAProxy in front of a server, with TLS."""
 
-    def __init__(self, directory, program):
+    def __init__(self, directory, program, **changes):
         self.certificate, both = make_certificate(directory, "localhost")
+        changes.setdefault("limit", ("maxconn 21000", "maxconn 100"))   # any machine's descriptors
         Proxy.__init__(
             self, directory, 0,
-            limit=("maxconn 12000", "maxconn 100"),     # as many descriptors as any machine has
             certificate=("/etc/haproxy/lavka.pem", both),
-            server=("127.0.0.1:7777", "127.0.0.1:%d" % program.port))
+            address=("127.0.0.1:7777", "127.0.0.1:%d" % program.port), **changes)
 
     def context(self):
         return ssl.create_default_context(cafile=str(self.certificate))
@@ -99,12 +116,27 @@ class TLSProxy(Proxy):
 
 
 @pytest.fixture
-def proxy(program, directory):
+def start_proxy(program, directory):
+    """Return a function that starts a TLSProxy in front of the program; it is stopped at the end.
+
+    The arguments are changes of the page's text, each (old, new).
+    """
     if not has_program("haproxy"):
         pytest.skip("HAProxy is not installed")
-    proxy = TLSProxy(directory, program)
-    yield proxy
-    proxy.stop()
+    started = []
+
+    def start(**changes):
+        started.append(TLSProxy(directory, program, **changes))
+        return started[-1]
+
+    yield start
+    for proxy in started:
+        proxy.stop()
+
+
+@pytest.fixture
+def proxy(start_proxy):
+    return start_proxy()
 
 
 def test_a_player_through_the_proxy(proxy, program):
@@ -174,6 +206,113 @@ def test_a_server_that_is_gone_behind_tls(proxy, program):
         assert str(caught.value) == "The server is gone."
 
 
+def test_a_server_that_is_down_behind_tls_is_one_line(start_proxy, program):
+    proxy = start_proxy(patience=("timeout connect 5s", "timeout connect 50ms"))
+    program.kill()
+    status, out, err = run(proxy.port, ["bob"], "--host", "localhost", "--tls", "--ca",
+                           proxy.certificate)
+    assert (status, err) == (0, "")
+    assert out.startswith("Nickname:\nThe server is gone.") and out.count("\n") == 2
+
+
+# --- what the proxy bounds ------------------------------------------------------------------------
+
+# The page's time limits in a thirtieth of the time.
+FAST = {"client": ("timeout client 30s", "timeout client 1s"),
+        "server": ("timeout server 30s", "timeout server 1s"),
+        "client_fin": ("timeout client-fin 30s", "timeout client-fin 1s"),
+        "server_fin": ("timeout server-fin 30s", "timeout server-fin 1s")}
+
+
+def silent(proxy, host="127.0.0.3"):
+    """Return a socket that is connected from another address, and says nothing."""
+    return socket.create_connection(("127.0.0.1", proxy.port), PATIENCE, (host, 0))
+
+
+def is_rejected(sock):
+    """Return whether the proxy closes the connection."""
+    try:
+        return sock.recv(1) == b""
+    except socket.timeout:
+        return False
+    except socket.error as error:
+        return error.errno == errno.ECONNRESET
+
+
+def test_silent_handshakes_of_one_address_keep_nobody_out(start_proxy):
+    proxy = start_proxy(limit=("maxconn 21000", "maxconn 20"),
+                        share=("sc0_conn_cur gt 2000", "sc0_conn_cur gt 5"))
+    attackers = [silent(proxy) for _ in range(5)]
+    with proxy.client() as player:
+        for _ in range(40):
+            try:
+                attackers.append(silent(proxy))
+            except socket.error as error:       # rejected at once
+                assert error.errno == errno.ECONNRESET
+        assert player.login("bob")["created"]
+        with proxy.client() as another:
+            assert another.login("ann")["created"]
+        assert all(is_rejected(each) for each in attackers[5:])
+        for each in attackers[:5]:
+            each.settimeout(0.001)
+            assert not is_rejected(each)
+    for each in attackers:
+        each.close()
+
+
+def test_connections_of_one_address_again_and_again_are_rejected(start_proxy):
+    proxy = start_proxy(rate=("sc0_conn_rate gt 2000", "sc0_conn_rate gt 5"))
+
+    def connects():
+        try:
+            with contextlib.closing(silent(proxy)) as sock:
+                proxy.context().wrap_socket(sock, server_hostname="localhost").close()
+                return True
+        except socket.error:            # a reset, or the end within the handshake
+            return False
+
+    assert [connects() for _ in range(8)] == [True] * 5 + [False] * 3
+    with proxy.client() as player:
+        assert player.ping() == "pong"
+
+
+def test_a_silent_handshake_is_cut_and_an_idle_player_is_not(start_proxy):
+    proxy = start_proxy(**FAST)
+    with proxy.client() as player:
+        assert player.login("bob")["created"]
+        for _ in range(2):
+            with contextlib.closing(silent(proxy)) as sock:
+                assert is_rejected(sock)    # after the time limit, in which the player is idle
+        assert player.buy("potion")["items"] == ["potion"]
+    wait_for(lambda: proxy.log().count(": Timeout during SSL handshake") == 2, "both in the log")
+
+
+def test_a_client_that_does_not_close_after_the_server_has_is_cut(start_proxy):
+    proxy = start_proxy(**FAST)
+    sock = proxy.context().wrap_socket(silent(proxy), server_hostname="localhost")
+    sock.sendall(b"GET / HTTP/1.1\r\n")     # ends the connection
+    assert sock.recv(1) == b""
+    line = r"127\.0\.0\.3:%d .* lavka-tls~ lavka/lavka .* cD " % sock.getsockname()[1]
+    wait_for(lambda: re.search(line, proxy.log()), "the end of the connection")
+    sock.close()
+
+
+def test_the_proxy_logs_the_addresses_of_players(proxy):
+    with proxy.client() as player:
+        player.ping()
+        host, port = player._sock.getsockname()
+    line = r"%s:%d \[.*\] lavka-tls~ lavka/lavka " % (re.escape(host), port)
+    wait_for(lambda: re.search(line, proxy.log()), "the connection in the log")
+
+
+@pytest.mark.skipif(not is_root(), reason="HAProxy is not started as root")
+def test_the_proxy_gives_up_the_rights_of_root(proxy):
+    with io.open("/proc/%d/status" % proxy.process.pid) as status:
+        users = re.search(r"^Uid:(.*)", status.read(), re.MULTILINE).group(1).split()
+    assert set(users) == {"%d" % pwd.getpwnam("haproxy").pw_uid}
+    assert os.readlink("/proc/%d/root" % proxy.process.pid) == CHROOT
+
+
 @pytest.mark.parametrize("arguments, says", [
     (["--ca", "x.crt"], "--ca is of use only with --tls"),
     (["--tls", "--ca", "no/such.crt"], "No such file"),
@@ -195,8 +334,9 @@ class Balancer(Proxy):
             self, directory, 1, limit=("maxconn 50000", "maxconn 100"),
             admin=("/run/haproxy/lavka.sock", self.admin),
             checks=("inter 2s", "inter 100ms"), patience=("timeout check 5s", "timeout check 1s"),
+            share=("sc0_conn_cur gt 2000", "sc0_conn_cur gt 20"),
             one=("127.0.0.1:7777", "127.0.0.1:%d" % one.port),
-            two=("127.0.0.1:7787", "127.0.0.1:%d" % two.port))
+            two=("127.0.0.1:7787", "127.0.0.1:%d" % two.port), **FAST)
 
     def accepts(self):
         return os.path.exists(self.admin) and Proxy.accepts(self)
@@ -284,6 +424,26 @@ def can_log_in(balancer, nickname):
             return player.login(nickname)
     except (RpcError, ServerGone):          # on a busy machine, HAProxy's check may fail for once
         return None
+
+
+def test_no_address_keeps_the_others_out_of_the_balancer(balancer):
+    """Connections from one, which say nothing, or are not closed after the server has."""
+    player = Client("127.0.0.1", balancer.port)
+    assert player.login("bob")["created"]
+    attackers = [silent(balancer) for _ in range(20)]
+    for each in attackers:
+        each.sendall(b"GET / HTTP/1.1\r\n")     # ends the connection
+    wait_for(lambda: balancer.figure("BACKEND", "scur") == "1", "the attackers to be cut")
+    for _ in range(120):                        # the proxy has room for 100
+        try:
+            attackers.append(silent(balancer))
+        except socket.error as error:           # rejected at once
+            assert error.errno == errno.ECONNRESET
+    assert can_log_in(balancer, "ann")
+    wait_for(lambda: balancer.figure("BACKEND", "scur") == "21", "those that are not rejected")
+    assert player.buy("potion")["items"] == ["potion"]
+    for each in attackers + [player]:
+        each.close()
 
 
 def test_a_server_is_drained(balancer, programs):

@@ -14,12 +14,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
-from conftest import (CHEAP, ROOT, Peer, Ticker, audit, connect, environment, free_port, hold,
-                      log_in_stored, on_postgresql, reason, refusal_of, request, run_program,
-                      wait_for)
+from conftest import (CHEAP, ROOT, Peer, Ticker, advisory_locks, audit, connect, environment,
+                      free_port, hold, log_in_stored, on_postgresql, reason, record_statements,
+                      refusal_of, request, run_program, wait_for)
 
 import db
 import pgcluster
@@ -27,6 +28,8 @@ import torture
 from constants import (ITEMS, KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES,
                        STATEMENT_SECONDS, TCP_USER_TIMEOUT, TICK_SECONDS, USER_TIMEOUT_SECONDS)
 from log import monotonic
+from postgresql_locks import NicknameLocks
+from session import FOREVER
 from storage import CannotBackUp, ConnectionLost
 
 
@@ -50,14 +53,6 @@ def sessions(database):
             "AND datname = current_database()").fetchall()]
 
 
-def advisory_locks(database):
-    """Return how many advisory locks the sessions on the database have."""
-    with contextlib.closing(connect(database)) as outside:
-        return outside.execute(
-            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = "
-            "(SELECT oid FROM pg_database WHERE datname = current_database())").fetchone()[0]
-
-
 def terminate_session(cluster, database, shop):
     """End the session of a shop, which does not notice before its next statement."""
     pid, _ = shop.storage._session
@@ -75,19 +70,6 @@ def log_in_refused(shop, nickname="bob"):
     reason = refusal_of(shop.login, nickname).reason
     shop.commit()
     return reason
-
-
-def record_statements(shop):
-    """Return a list that grows by each statement that a shop executes."""
-    statements = []
-    execute = shop.storage._run
-
-    def record(sql, *parameters):
-        statements.append(sql)
-        return execute(sql, *parameters)
-
-    shop.storage._run = record
-    return statements
 
 
 # --- URLs -----------------------------------------------------------------------------------------
@@ -269,6 +251,92 @@ def test_database_with_another_encoding_is_refused(cluster):
     assert status == 1 and "SQL_ASCII, it has to be UTF8" in said
 
 
+class Pooler(object):
+    """A TCP proxy that, like a pooler, tells each client another process id than PostgreSQL's.
+
+    The id is in the message BackendKeyData: K, its length, the id, a key
+    (postgresql.org/docs/current/protocol-message-formats.html).
+    """
+
+    def __init__(self, port, changes_pid=True):
+        self.port = port                # of PostgreSQL
+        self.changes_pid = changes_pid
+        self.listener = socket.socket()
+        self.listener.bind(("127.0.0.1", 0))
+        self.listener.listen(5)
+        self.start(self.accept)
+
+    def start(self, function, *arguments):
+        thread = threading.Thread(target=function, args=arguments)
+        thread.daemon = True
+        thread.start()
+
+    def accept(self):
+        while True:
+            try:
+                client = self.listener.accept()[0]
+            except socket.error:        # closed
+                return
+            server = socket.create_connection(("127.0.0.1", self.port))
+            self.start(self.copy, client, server, False)
+            self.start(self.copy, server, client, self.changes_pid)
+
+    def copy(self, source, target, changes_pid):
+        try:
+            for data in iter(lambda: source.recv(1 << 16), b""):
+                key = data.find(b"K\0\0\0\x0c") if changes_pid else -1
+                if key >= 0:
+                    data = data[:key + 5] + b"\0\0\0\1" + data[key + 9:]
+                    changes_pid = False
+                target.sendall(data)
+        except socket.error:
+            pass
+        for end in (source, target):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except socket.error:
+                pass
+
+    def url(self, database):
+        return database.replace(":%d/" % self.port, ":%d/" % self.listener.getsockname()[1])
+
+    def close(self):
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+
+@on_postgresql
+def test_pooler_is_refused_with_one_line(cluster, database):
+    with contextlib.closing(Pooler(cluster.port)) as pooler:
+        url = pooler.url(database)
+        for program, arguments in (("db.py", []), ("admin.py", ["verify"]),
+                                   ("admin.py", ["grant", "bob", "5"]),
+                                   ("server.py", ["--port", "0"])):
+            status, said = run(program, *arguments, LAVKA_DATABASE=url)
+            assert (status, said.count("\n")) == (1, 1) and "a pooler" in said, said
+        pooler.changes_pid = False
+        assert run("admin.py", "verify", LAVKA_DATABASE=url)[0] == 0
+
+
+@on_postgresql
+def test_pooler_at_reconnection_is_unreachable(cluster, database, caplog):
+    with contextlib.closing(Pooler(cluster.port, changes_pid=False)) as pooler:
+        with contextlib.closing(Ticker(pooler.url(database))) as ticker:
+            ticker.client("bob")
+            pooler.changes_pid = True
+            terminate_all_sessions(cluster)
+            ticker.until(lambda: ticker.shop.storage.is_lost)
+            ticker.clock.now += 1
+            ticker.until(lambda: "storage_unreachable" in caplog.text)
+            assert "a pooler" in caplog.text and ticker.shop.storage.is_lost
+            assert reason(ticker.call(ticker.client()[0], "login", nickname="bob")) == (
+                "storage_failed")
+            pooler.changes_pid = False
+            ticker.clock.now += 10
+            ticker.until(lambda: not ticker.shop.storage.is_lost)
+            ticker.client("bob")
+
+
 # --- advisory locks and fencing -------------------------------------------------------------------
 
 @on_postgresql
@@ -331,24 +399,6 @@ def test_logout_and_login_in_one_tick_keep_the_lock(database, open_shop):
             assert not first.commit() and log_in_refused(second) == "nickname_in_use"
     assert not first.commit()
     assert not second.login("bob")[1]
-
-
-def test_full_lock_table_refuses_logins_and_frees_what_was_locked(caplog):
-    cluster = pgcluster.Cluster(free_port(), ["max_locks_per_transaction=10", "max_connections=20"])
-    with contextlib.closing(cluster):
-        database = cluster.url(cluster.template)
-        with contextlib.closing(db.Shop(database)) as shop:
-            assert "few_locks room_for=200" in caplog.text
-            bob, _ = shop.login("bob")
-            assert not shop.commit()
-            shop.prefetch(["player %d" % number for number in range(30000)])
-            assert log_in_refused(shop, "player 7") == "storage_failed"
-            assert "out of shared memory" in caplog.text
-            shop.buy(bob, CHEAP)
-            assert not shop.commit() and not shop.storage.is_lost
-            assert advisory_locks(database) == 1
-            assert shop.login("player 7")[1]
-            assert not shop.commit()
 
 
 def test_failover_to_a_synchronous_replica_loses_nothing_acknowledged(start):
@@ -424,14 +474,14 @@ def test_nickname_whose_unlock_failed_is_refused_until_it_is_unlocked(database, 
     bob, _ = shop.login("bob")
     ann, _ = shop.login("ann")
     assert not shop.commit()
-    unlock = shop.storage.UNLOCK
-    shop.storage.UNLOCK = "SELECT 1 / 0 FROM unnest(%s::text[])"
+    unlock = shop.storage._locks.UNLOCK
+    shop.storage._locks.UNLOCK = "SELECT 1 / 0 FROM unnest(%s::text[])"
     shop.logout(ann)
     assert not shop.commit() and shop.storage.has_pending_work() and not shop.has_changes()
     assert log_in_refused(shop, "ann") == "storage_failed"
     shop.buy(bob, CHEAP)
     assert not shop.commit()
-    shop.storage.UNLOCK = unlock
+    shop.storage._locks.UNLOCK = unlock
     assert not shop.commit() and not shop.storage.has_pending_work()
     assert not open_shop(database).login("ann")[1]
 
@@ -501,6 +551,7 @@ def send_tick(ticker, peers, lines):
 def test_statements_of_a_tick_do_not_depend_on_the_number_of_requests(ticker, database):
     counts = {}
     statements = record_statements(ticker.shop)
+    ticker.shop.storage._locks._count_at = FOREVER      # the locks are counted now and then
     for number in (2, 100):
         peers = open_peers(ticker, number)
         for name, lines in TICKS:
@@ -555,7 +606,7 @@ def test_missed_account_is_loaded_with_its_lock_in_two_statements(database, open
     assert not first.commit()
     statements = record_statements(first)
     account, created = first.login("bob")
-    assert statements == [first.storage.LOCK, first.storage.ROWS] and not created
+    assert statements == [NicknameLocks.LOCK, first.storage.ROWS] and not created
     assert log_in_refused(second) == "nickname_in_use"
     assert not first.commit()
     del statements[:]
@@ -573,11 +624,11 @@ def test_prefetched_account_is_loaded_without_a_statement(database, open_shop):
     log_in_stored(second, "ann")
     statements = record_statements(first)
     first.prefetch(["ann", "bob", "eve"])
-    assert statements == [first.storage.LOCK, first.storage.ROWS]
+    assert statements == [NicknameLocks.LOCK, first.storage.ROWS]
     assert first.login("bob")[1]
     assert refusal_of(first.login, "ann").reason == "nickname_in_use"
     first.prefetch(["bob", "ann"])              # known in this tick
-    assert statements == [first.storage.LOCK, first.storage.ROWS]
+    assert statements == [NicknameLocks.LOCK, first.storage.ROWS]
     assert not first.commit()
 
 

@@ -112,7 +112,7 @@ def test_a_port_that_is_none(database, port):
     assert status == 2 and "--port" in log and "Traceback" not in log
     if port:                                            # an empty variable is as good as none
         status, log = run_server("--database", database, variables={"LAVKA_PORT": port})
-        assert status == 2 and "--port" in log and "Traceback" not in log
+        assert status == 2 and "error: environment variable LAVKA_PORT: " in log
 
 
 def test_the_environment_and_the_flags(database, directory):
@@ -124,6 +124,59 @@ def test_the_environment_and_the_flags(database, directory):
     assert "203.0.113.2:1234" in run_server(
         "--host", "203.0.113.2", *arguments, variables=variables)[1]
     assert "203.0.113.1:5678" in run_server("--port", "5678", *arguments, variables=variables)[1]
+
+
+PROGRAMS = ["server.py", "client.py", "db.py", "admin.py"]
+WAYS_TO_START = [["-OO"], ["-W", "error"], ["-s", "-B"]]
+WAYS_TO_START += [["-3"], ["-R"]] if str is bytes else [["-bb", "-W", "error"], ["-I"]]
+if sys.version_info >= (3, 11):
+    WAYS_TO_START += [["-P"]]
+
+
+@pytest.mark.parametrize("flags", WAYS_TO_START, ids=" ".join)
+def test_programs_start_however_python_is_started(directory, flags):
+    """Each through a symbolic link, in another directory."""
+    for name in PROGRAMS:
+        os.symlink(os.path.join(ROOT, name), os.path.join(directory, name))
+    python = [sys.executable] + flags + (["-B"] if "-OO" in flags else [])
+    processes = [subprocess.Popen(python + [name, "--help"], cwd=directory, env=environment(),
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                 for name in PROGRAMS]
+    for name, process in zip(PROGRAMS, processes):
+        out, err = [stream.decode("utf-8") for stream in process.communicate()]
+        assert process.returncode == 0 and "Traceback" not in err
+        assert out.startswith("usage: " + name)
+
+
+def test_stop_leaves_nothing_open_that_python_would_warn_of(start):
+    program = start(wrapper=["env", "PYTHONWARNINGS=error"])
+    Peer(program.port, "bob").close()
+    assert stop(program, signal.SIGTERM)[0] == 0
+    assert "Warning" not in program.log()
+
+
+def test_closed_standard_files_are_not_reused(database):
+    """Or the log would go into the lock file, or to a player."""
+    port = free_port()
+    process = subprocess.Popen(
+        ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable,
+         os.path.join(ROOT, "server.py"), "--port", "%d" % port, "--database", database],
+        env=environment())
+    try:
+        wait_for(lambda: accepts(port), "the server to listen")
+        assert {os.readlink("/proc/%d/fd/%d" % (process.pid, number)) for number in range(3)} \
+            == {os.devnull}
+    finally:
+        process.kill()
+        process.wait()
+
+
+def accepts(port):
+    try:
+        Peer(port).close()
+        return True
+    except socket.error:
+        return False
 
 
 # --- serving --------------------------------------------------------------------------------------
@@ -356,7 +409,7 @@ def test_start_and_stop_are_logged(start):
     player.close()
     lines = [line.split(None, 3)[3] for line in program.log().splitlines()]
     assert re.match(r'start version=\S+ python=\S+ engine="SQLite [\d.]+" database=".*lavka\.db" '
-                    r'max_clients=\d+$', lines[0])
+                    r'max_clients=\d+ max_clients_per_address=\d+$', lines[0])
     assert lines[1].startswith("listening on ") and lines[2].startswith('login nickname="bob"')
     assert lines[3] == "stop clients=1 players=1"
     assert lines[4].startswith('logout nickname="bob"') and lines[4].endswith(" reason=stop")
@@ -405,7 +458,7 @@ def test_the_statistics_can_be_read(program):
 
 def test_ipv6(start):
     program = start("--host", "::1")
-    assert "listening on ::1:%d" % program.port in program.log()
+    assert "listening on [::1]:%d\n" % program.port in program.log()
     assert "passwords" not in program.log()
     with client.Client("::1", program.port) as player:
         assert player.login("bob")["created"]

@@ -643,18 +643,19 @@ def test_a_full_server_says_so_and_closes(make_loop):
     assert loop.service.ended == ["server_full", "closed"]
 
 
-def test_beyond_the_spare_clients_the_next_wait_in_the_listen_queue(make_loop, monkeypatch):
+def test_beyond_the_spare_clients_the_next_are_closed_without_lingering(make_loop, monkeypatch):
     monkeypatch.setattr(constants, "SPARE_CLIENTS", 1)
     loop = make_loop(max_clients=1)
     loop.client()
-    refused, waiting, last = loop.peer(), loop.peer(), loop.peer()      # all at once
+    refused = [loop.peer() for _ in range(3)]                           # all at once
     for _ in range(5):
         loop.tick()
         assert len(loop.server.connections) == 2
-    assert not loop.listener.is_registered
-    for peer in (refused, waiting, last):
+    assert loop.listener.is_registered
+    for peer in refused:
         assert loop.lines(peer, 1) == [b"full\n"]
-        peer.close()
+        assert peer.reader.read() == b""
+    assert loop.service.ended == ["server_full"] * 3
 
 
 def test_a_poll_accepts_a_bounded_number(loop, monkeypatch):
@@ -687,10 +688,11 @@ class FaultyListener(object):
 
 
 def fail_accept(loop, *faults):
-    loop.server.selector.unregister(loop.listener.sock)
-    loop.listener.sock = FaultyListener(loop.listener.sock, list(faults))
-    loop.server.selector.register(loop.listener.sock, READ, loop.listener)
-    return loop.listener.sock
+    sock, = loop.listener.sockets
+    loop.server.selector.unregister(sock)
+    loop.listener.sockets = [FaultyListener(sock, list(faults))]
+    loop.server.selector.register(loop.listener.sockets[0], READ, loop.listener)
+    return loop.listener.sockets[0]
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM,

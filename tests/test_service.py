@@ -955,7 +955,7 @@ def test_statistics_count_requests_trades_and_refusals(driver):
         "version": constants.VERSION, "uptime_s": 0, "clients": 1, "players": 0, "trades": 0,
         "requests": {"login": 0, "ping": 0, "buy": 0, "sell": 0, "logout": 0, "stats": 1},
         "refusals": {}, "commits": 0, "largest_batch": 0, "slowest_commit_ms": 0,
-        "slowest_tick_ms": 0, "wal_bytes": 0, "unsent_bytes": 0}
+        "slowest_tick_ms": 0, "wal_bytes": 0, "unsent_bytes": 0, "log_lost": 0}
     players = [driver.login(name) for name in ("ann", "bob", "eve")]
     for player in players:
         driver.send(player, BUY + BUY + b"nonsense\n")

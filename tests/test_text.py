@@ -7,7 +7,9 @@ import unicodedata
 
 import pytest
 
-from text import JOINERS, columns, escape, find, find_by_prefix, quote, shorten, show, wrap
+from constants import LOG_TEXT
+from text import (JOINERS, columns, cut, escape, excerpt, find, find_by_prefix, quote, shorten,
+                  show, wrap)
 
 # Default_Ignorable_Code_Point of Unicode's DerivedCoreProperties.txt.
 DEFAULT_IGNORABLE = [
@@ -76,6 +78,32 @@ def test_quoted_text_is_one_word_of_a_log_line(raw, quoted):
 def test_quoted_texts_differ_where_the_texts_do():
     texts = ["\n", "\\n", "\\u000a", "\\\n", '"', '\\"', "\\\\"]
     assert len({quote(one) for one in texts}) == len(texts)
+
+
+@pytest.mark.parametrize("text", [
+    "x" * LOG_TEXT, "\u00e4" * (LOG_TEXT // 2), "\U0001f600" * (LOG_TEXT // 4),
+    "\U000e0001" * (LOG_TEXT // 10), '"' * (LOG_TEXT // 2), "\\" * (LOG_TEXT // 2)])
+def test_excerpt_is_the_whole_text_as_long_as_there_is_room(text):
+    assert excerpt(text) == quote(text)
+    assert excerpt(text + text[0]) == quote(text) + "...+1"
+
+
+def test_excerpt_says_outside_of_the_quotation_marks_how_much_was_left_out():
+    assert excerpt("x" * 49000) == '"%s"...+%d' % ("x" * LOG_TEXT, 49000 - LOG_TEXT)
+    assert excerpt('x"...+5 ' * 200).count('"') == excerpt('x"...+5 ' * 200).count('\\"') + 2
+
+
+@pytest.mark.parametrize("text", ["\U000e0001" * 255, "a\U0001f600" * 255, '\u202e"' * 255,
+                                  "\ud800" * 255, "\\" * 49000, "\x1b" * 49000])
+def test_excerpt_is_bounded_and_cuts_no_character_nor_escape(text):
+    shown, left_out = excerpt(text).rsplit("...+", 1)
+    assert LOG_TEXT - 10 <= len(shown.encode("utf-8")) - 2 <= LOG_TEXT
+    assert shown == quote(text[:-int(left_out)])
+
+
+def test_text_is_cut_by_its_size_in_the_encoding():
+    assert cut("\u00e4" * 10, 20, escape) == ("\u00e4" * 10, "")
+    assert cut("\u00e4" * 10, 20, escape, "ascii") == ("\u00e4" * 5, "...+5")
 
 
 def test_show_accepts_every_type_of_a_database():

@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import resource
 import select
 import shutil
@@ -30,7 +31,7 @@ from model import Model
 
 import pgcluster
 import protocol
-from constants import (CREDITS_RANGE, HIGH_WATER, ITEMS, MAX_BATCH, MAX_LINE,
+from constants import (CREDITS_RANGE, HIGH_WATER, ITEMS, LOG_LINE, MAX_BATCH, MAX_LINE,
                        REQUEST_QUANTUM)
 
 THINGS = sorted(ITEMS) + ["excalibur"]
@@ -159,6 +160,68 @@ def drive(traders, seconds, most):
             if not trader.pending:
                 trader.trade(most)
     return replies
+
+
+# --- whoever reads the log -----------------------------------------------------------------------
+
+class LogReader(object):
+    """A pipe for a server's standard error, and a program that copies its bytes to a file.
+
+    This process holds the end that is written to, too: so a pipe without a reader can get another.
+    """
+    COPY = ("import os, sys, time\n"
+            "os.write(1, b'\\nreader\\n')\n"
+            "while True:\n"
+            "    data = os.read(0, int(sys.argv[1]))\n"
+            "    if not data:\n"
+            "        break\n"
+            "    os.write(1, data)\n"
+            "    time.sleep(float(sys.argv[2]))\n")
+
+    def __init__(self):
+        self.copy = tempfile.NamedTemporaryFile()
+        reader, self.writer = os.pipe()
+        self.start(reader)
+
+    def start(self, reader=None, size=1 << 16, pause=0):
+        """Read up to `size` bytes at a time, and pause so many seconds in between."""
+        if reader is None:
+            reader = os.open("/proc/self/fd/%d" % self.writer, os.O_RDONLY)
+        self.process = subprocess.Popen([sys.executable, "-c", self.COPY, str(size), str(pause)],
+                                        stdin=reader, stdout=self.copy, close_fds=True)
+        os.close(reader)
+
+    def stop(self):
+        self.signal(signal.SIGSTOP)
+
+    def resume(self):
+        self.signal(signal.SIGCONT)
+
+    def signal(self, number):
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+
+    def kill(self):
+        """Leave the pipe without a reader."""
+        self.signal(signal.SIGKILL)
+        self.process.wait()
+
+    def restart(self):
+        self.kill()
+        self.start()
+
+    def slow_down(self):
+        self.kill()
+        self.start(size=1000, pause=0.01)
+
+    def lines(self):
+        """Let it read to the end; return the lines, without those that a killed reader cut."""
+        self.resume()
+        os.close(self.writer)
+        self.process.wait()
+        with open(self.copy.name, "rb") as copy:
+            parts = copy.read().split(b"\nreader\n")
+        return [line for part in parts for line in part.split(b"\n")[1:-1]]
 
 
 # --- the faults -----------------------------------------------------------------------------------
@@ -589,6 +652,56 @@ def stop_under_load(start, rng, clients):
     return {"clients": clients, "seconds": round(seconds, 2)}
 
 
+def stop_reading_the_log(start, rng, rounds):
+    """Whoever reads the log stops, is slow, is killed, comes back: no player notices.
+
+    What it reads are whole lines. SIGTERM ends the server within 2 s while it is stopped.
+    """
+    traders = [Trader("trader %d" % number, rng) for number in range(20)]
+    replies = copied = lost = slowest = 0
+    for _ in range(rounds):
+        reader = LogReader()
+        program = start("--log-level", rng.choice(["info", "debug"]), stderr=reader.writer)
+        for trader in traders:
+            trader.log_in(program.port)
+        guest = Peer(program.port)
+        logins = (request("login", nickname="\U0001f600" * 200) + request("logout")) * 50
+        for _ in range(rng.randint(3, 8)):
+            rng.choice([reader.stop, reader.stop, reader.resume, reader.kill, reader.restart,
+                        reader.slow_down])()
+            replies += drive(traders, rng.uniform(0.05, 0.3), rng.choice([1, 4, 16]))
+            guest.send(logins)
+            for _ in range(100):
+                expect("result" in guest.line(), "a refusal")
+            begin = time.time()
+            traders[0].trade_and_wait()
+            slowest = max(slowest, time.time() - begin)
+        expect(slowest < 1, "a trade took", slowest)
+        reader.restart()
+        reader.stop()
+        replies += drive(traders, 0.1, 16)
+        lost += guest.call("stats")["result"]["log_lost"]
+        begin = time.time()
+        program.process.terminate()
+        status = program.wait()
+        seconds = time.time() - begin
+        expect(status == 0 and seconds < 2, "status", status, "after", seconds)
+        replies += sum(trader.leave() for trader in traders)
+        guest.close()
+        lines = reader.lines()
+        copied += len(lines)
+        for line in lines:
+            expect(re.match(br"\d{4}-\d\d-\d\d [\d:,]{12} [A-Z]+ [a-z]", line)
+                   and len(line) < LOG_LINE, "no line:", line)
+        program = start()
+        for trader in traders:
+            trader.log_in(program.port)         # checks what is stored
+            trader.peer.close()
+        program.kill()
+    return {"stops": rounds, "acknowledged": replies, "lines read": copied, "lines lost": lost,
+            "slowest in ms": round(1000 * slowest)}
+
+
 def vanish(start, rng, peers):
     """The link to another network namespace goes down: its peers' nicknames are free in 30 s."""
     def ip(*arguments):
@@ -770,6 +883,7 @@ FAULTS = collections.OrderedDict([      # name -> (function, size of one round, 
     ("vanish", (vanish, 20, 1)),
     ("stop", (stop_under_load, 500, 5)),
     ("kill", (kill_rounds, 10, None)),
+    ("log", (stop_reading_the_log, 5, None)),
     ("files", (lose_files, 10, None)),
     ("fuzz", (fuzz_sessions, 100, None)),
     ("race", (race, 10000, 1)),
@@ -781,8 +895,8 @@ FAULTS = collections.OrderedDict([      # name -> (function, size of one round, 
 
 def starter(directory, programs, **options):
     """Return a function that starts a server and appends it to the programs."""
-    def start(*arguments):
-        programs.append(Program(directory, *arguments, **options))
+    def start(*arguments, **more):
+        programs.append(Program(directory, *arguments, **dict(options, **more)))
         return programs[-1]
     return start
 
@@ -824,7 +938,7 @@ def main():
                 for program in programs:
                     program.kill()
                 audit(programs[-1].database)
-            except (Finding, AssertionError, ValueError, LookupError) as finding:
+            except (Finding, AssertionError, ValueError, LookupError, socket.error) as finding:
                 print("\n%s, seed %d: %s: %s" % (name, seed, type(finding).__name__, finding))
                 print("again: python tests/torture.py --only %s --seed %d" % (name, seed))
                 print("files: %s" % directory)

@@ -1,0 +1,200 @@
+# -*- coding: utf-8 -*-
+"""The sockets that listen, and how many connections each address has."""
+from __future__ import unicode_literals
+
+import errno
+import logging
+import socket
+import sys
+from collections import Counter, OrderedDict
+
+import constants
+from connection import NOT_NOW, PEER_GONE
+from protocol import address
+from session import FOREVER
+from text import excerpt
+
+log = logging.getLogger("lavka.listener")
+
+
+class Listener(object):
+    """Accepts clients on listening, non-blocking sockets.
+
+    Out of descriptors a socket stays readable, and the loop would spin; so the listener pauses.
+    """
+
+    def __init__(self, sockets, limiter):
+        self.sockets = sockets
+        self.limiter = limiter              # of log lines
+        self.is_registered = False          # whether the loop waits for its sockets
+        self.resume_at = -FOREVER           # time at which the pause ends
+
+    def accept(self, sock, now):
+        """Accept a batch of clients on one of the sockets; returns their [(socket, address)].
+
+        `now` is the time.
+        """
+        accepted = []
+        while now >= self.resume_at and len(accepted) < constants.ACCEPT_BATCH:
+            try:
+                accepted.append(sock.accept())
+            except socket.error as error:
+                if error.errno in PEER_GONE:            # a client that has given up
+                    continue
+                if error.errno not in NOT_NOW:
+                    self.resume_at = now + constants.ACCEPT_PAUSE_SECONDS
+                    if self.limiter.is_first(logging.ERROR, "accept_failed"):
+                        log.error("accept_failed error=%s",
+                                  errno.errorcode.get(error.errno, error.errno))
+                break
+        return accepted
+
+    def log_addresses(self):
+        """Log where clients are accepted, with the real port."""
+        places = [sock.getsockname()[:2] for sock in self.sockets]
+        for host, _ in places:
+            if network(host) is not None:
+                log.warning("not_loopback address=%s: nicknames are not passwords, whoever reaches "
+                            "the port can play as anybody", excerpt(host))
+        log.info("\n".join(["listening on %s" % address(*place) for place in places]))
+
+    def close(self):
+        for sock in self.sockets:
+            sock.close()
+
+
+# --- how many connections an address has ------------------------------------------------------
+
+class AddressCounts(object):
+    """Counts the open connections of each network; loopback is not counted."""
+
+    def __init__(self):
+        self.counts = Counter()             # network -> connections; none has 0
+
+    def add(self, host):
+        """Count a connection; returns how many its network has now, 0 for loopback."""
+        key = network(host)
+        if key is None:
+            return 0
+        self.counts[key] += 1
+        return self.counts[key]
+
+    def discard(self, host):
+        """Count a connection that has ended."""
+        key = network(host)
+        if key is not None:
+            self.counts[key] -= 1
+            if not self.counts[key]:
+                del self.counts[key]
+
+
+def network(host):
+    """Return what counts as one address; None for loopback, where players are behind a proxy.
+
+    It is an IPv4 address, or the /64 of an IPv6 one: a machine uses any address of its subnet
+    (RFC 4291, section 2.5.4; RFC 8981).
+    """
+    if host.startswith("::ffff:") and "." in host:      # IPv4 on a socket of both kinds
+        host = host[len("::ffff:"):]
+    if ":" not in host:
+        return None if host.startswith("127.") else host
+    if host == "::1":
+        return None
+    return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])[:8]    # 2.7: % and the scope
+
+
+# --- where to listen --------------------------------------------------------------------------
+
+class CannotListen(Exception):
+    """An address cannot be served; the text is one sentence for whoever started the program."""
+
+    def __init__(self, host, port, error):
+        super(CannotListen, self).__init__("cannot listen on %s: %s" % (
+            address(host, port), getattr(error, "strerror", "no such host")))
+        self.host = host
+        self.errno = getattr(error, "errno", None)
+
+
+# Errnos of socket(2) and bind(2): this machine has no such address, or none of that family.
+ADDRESS_MISSING = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+
+
+def listen(host, port):
+    """Return listening, non-blocking sockets, one for each address that the host resolves to.
+
+    Port 0 is a free port, the same for all. An address that this machine does not have is logged
+    and left out if there is another one. Raises CannotListen, and leaves no socket open then.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
+    except (socket.error, UnicodeError) as error:       # UnicodeError: a host name that is none
+        raise CannotListen(host, port, error)
+    places = list(OrderedDict.fromkeys((family, place) for family, _, _, _, place in found))
+    attempts = 1 if port else constants.PORT_ATTEMPTS
+    while True:
+        attempts -= 1
+        try:
+            return _listen_on_all(places, port)
+        except CannotListen as error:
+            if error.errno != errno.EADDRINUSE or not attempts:
+                raise
+
+
+def _listen_on_all(places, port):
+    """Return a socket for each (family, address) that this machine has."""
+    has_ipv4 = any(family == socket.AF_INET for family, _ in places)
+    sockets, missing = [], []
+    for family, place in places:
+        try:
+            sock = _listen_on(family, place[:1] + (port,) + place[2:], has_ipv4)
+        except CannotListen as error:
+            if error.errno in ADDRESS_MISSING:
+                missing.append(error)
+                continue
+            for sock in sockets:
+                sock.close()
+            raise
+        sockets.append(sock)
+        port = sock.getsockname()[1]
+    if not sockets:
+        raise missing[0]
+    for error in missing:
+        log.warning("address_missing address=%s error=%s", excerpt(error.host),
+                    errno.errorcode[error.errno])
+    return sockets
+
+
+def _listen_on(family, place, has_ipv4):
+    """Return a socket that listens on one address."""
+    sock = None
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:       # "::" serves IPv4, too, unless another socket does
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, has_ipv4)
+        set_options(sock)
+        sock.bind(place)
+        sock.listen(constants.LISTEN_QUEUE)
+        sock.setblocking(False)
+        return sock
+    except socket.error as error:
+        if sock is not None:
+            sock.close()
+        raise CannotListen(place[0], place[1], error)
+
+
+def set_options(sock):
+    """Have small replies sent at once, and a peer that vanished noticed (tcp(7)).
+
+    Connections inherit these options from their listener.
+    """
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_KEEPIDLE"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, constants.KEEPALIVE_IDLE_SECONDS)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL,
+                        constants.KEEPALIVE_INTERVAL_SECONDS)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, constants.KEEPALIVE_PROBES)
+    if sys.platform.startswith("linux"):
+        sock.setsockopt(socket.IPPROTO_TCP, constants.TCP_USER_TIMEOUT,
+                        constants.USER_TIMEOUT_SECONDS * 1000)
