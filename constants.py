@@ -125,6 +125,8 @@ LOCK_SECONDS = 0.005          # for a lock in PostgreSQL, until a tick's changes
 LOCK_COUNT_SECONDS = 5        # after which a login has the locks counted again; counting 40,000
                               # takes 20 ms
 COMMAND_BUSY_SECONDS = 5      # busy timeout of the operators' commands; no player waits for them
+LOOK_SECONDS = 1              # for which files are looked at after a change of their directory
+IDLE_SECONDS = 1              # without a commit until the write-ahead log is copied to its database
 LOCK_ATTEMPTS = 10            # to lock the files at a start; a command that looks whether they are
 LOCK_PAUSE_SECONDS = 0.01     # locked has them for microseconds
 CHECKPOINT_RETRY_SECONDS = 1  # between two checkpoints that another program's reading holds back

@@ -734,7 +734,8 @@ def open_shop():
 
     yield open_and_close
     for shop in opened:
-        shop.close()
+        if not shop.storage.database.is_closed():       # some tests close it
+            shop.close()
 
 
 @pytest.fixture

@@ -111,6 +111,23 @@ def test_refusal_tells_that_another_program_keeps_the_rescue_from_being_complete
     assert account_of(program.database, "bob")[1] == CHEAP
 
 
+def test_idle_server_has_nothing_in_its_log_alone(start):
+    program = start()
+    bob = Peer(program.port, "bob")
+    assert "result" in bob.call("buy", item=CHEAP)
+    copy = program.database + ".copy"
+
+    def is_copied():
+        shutil.copy(program.database, copy)
+        return (account_of(copy, "bob") or ["", ""])[1] == CHEAP
+
+    wait_for(is_copied, "the account to be in the file itself")
+    remove(program.database + "-wal")
+    program.kill()
+    again = Peer(start().port).call("login", nickname="bob")["result"]
+    assert not again["created"] and again["account"]["items"] == [CHEAP]
+
+
 def test_stop_without_the_log_stores_what_was_acknowledged(program):
     bob = Peer(program.port, "bob")
     assert "result" in bob.call("buy", item=CHEAP)
