@@ -71,7 +71,7 @@ class SQLite(Storage):
         if not self._checkpointer.stop():
             return              # the end of the process closes all, the locks last
         if self._files.problem() is not None:
-            self._checkpointer.copy()                      # SQLite makes no checkpoint of a file that moved
+            self._checkpointer.copy()           # SQLite makes no checkpoint of a file that moved
         # A checkpoint of a large log would take too long for a stop. And SQLite, which compares the
         # inode alone, could remove the log of another database that has this name now.
         if self._files.wal_size > WAL_LARGE or self._files.has_moved():
