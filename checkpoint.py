@@ -77,14 +77,16 @@ class Checkpointer(object):
             self.retry_at = monotonic() + CHECKPOINT_RETRY_SECONDS
             self._start_thread()
 
-    def copy_when_idle(self, clock):
+    def copy_when_idle(self, clock, size):
         """Copy the log when there was no commit for a while: an idle server loses nothing with it.
-        `clock` returns seconds."""
+
+        `clock` returns seconds; the log's file has `size` bytes.
+        """
         if self.copy_at is None:
             self.copy_at = clock() + IDLE_SECONDS
         elif not self.is_copied and clock() >= self.copy_at:
             self.is_copied = True
-            if not self.is_large:
+            if size <= WAL_LARGE:               # or it would take too long
                 self.copy()
 
     def copy(self):
@@ -96,6 +98,11 @@ class Checkpointer(object):
             return self._checkpoint(self.query) >= 0 and not self.uncopied
         except STORAGE_ERRORS:
             return False
+
+    def copy_at_last(self):
+        """Copy the log of a server that stops while a file is lost."""
+        if not self.copy():
+            log.error("log_not_copied file=%s", excerpt(self.path + "-wal"))
 
     def _start_thread(self):
         try:
@@ -159,6 +166,7 @@ class Checkpointer(object):
         if self.thread is not None:
             self.connections[0].interrupt()
             self.thread.join(BUSY_SECONDS)
+            self.failure = None                 # it was interrupted
         return self._has_ended()
 
     def _has_ended(self):

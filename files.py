@@ -71,7 +71,7 @@ class HeldFiles(object):
             if _lock(descriptor, fcntl.LOCK_EX):
                 return
             time.sleep(LOCK_PAUSE_SECONDS)
-        raise FilesInUse("another server is serving %s" % path)
+        raise FilesInUse("another server is serving %s" % (self.path if ending == _LOCK else path))
 
     def remember(self):
         """Remember which files the names mean, now that SQLite has opened all of its own."""

@@ -71,7 +71,7 @@ class SQLite(Storage):
         if not self._checkpointer.stop():
             return              # the end of the process closes all, the locks last
         if self._files.problem() is not None:
-            self._checkpointer.copy()           # SQLite makes no checkpoint of a file that moved
+            self._checkpointer.copy_at_last()   # SQLite makes no checkpoint of a file that moved
         # A checkpoint of a large log would take too long for a stop. And SQLite, which compares the
         # inode alone, could remove the log of another database that has this name now.
         if self._files.wal_size > WAL_LARGE or self._files.has_moved():
@@ -113,7 +113,9 @@ class SQLite(Storage):
         return not self._checkpointer.is_copied
 
     def do_pending_work(self, clock):
-        self._checkpointer.copy_when_idle(clock)
+        self._files.problem()
+        self.wal_size = self._files.wal_size
+        self._checkpointer.copy_when_idle(clock, self.wal_size)
 
     def _roll_back(self):
         try:

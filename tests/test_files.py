@@ -214,6 +214,13 @@ def test_file_with_two_names_is_refused_with_the_reason(directory, database):
     assert admin("--database", database, "verify")[0] == 1      # it may be read: an account of SQL
 
 
+@pytest.mark.parametrize("ending", [".lock", "-wal", "-shm"])
+def test_fifo_in_place_of_a_file_is_refused_at_once(database, ending):
+    os.mkfifo(database + ending)
+    status, log = run_server("--port", "0", "--database", database)
+    assert status == 1 and log.count("\n") == 1 and "lavka.db" in log
+
+
 # --- commands beside a server ---------------------------------------------------------------------
 
 COMMANDS = [["grant", "bob", "5"], ["show", "bob"], ["verify"], ["history", "bob"]]
