@@ -11,8 +11,8 @@ import logging
 import sqlite3
 import threading
 
-from constants import (BUSY_SECONDS, CHECKPOINT_RETRY_SECONDS, WAL_LARGE, WAL_REST, WAL_SIZE,
-                       WAL_STEP)
+from constants import (BUSY_SECONDS, CHECKPOINT_RETRY_SECONDS, IDLE_SECONDS, WAL_LARGE, WAL_REST,
+                       WAL_SIZE, WAL_STEP)
 from log import monotonic
 from storage import STORAGE_ERRORS, describe
 from text import excerpt
@@ -40,6 +40,8 @@ class Checkpointer(object):
         self.is_large = False       # whether the log's file has grown large, and has not shrunk yet
         self.told_size = 0          # bytes of the file, in the last log line about it
         self.uncopied = 0           # bytes of the log that the last checkpoint has left
+        self.is_copied = True       # whether the log was copied since the last commit
+        self.copy_at = None         # time to copy it, if there is no other commit
         self.retry_at = 0           # time at which the next thread may begin
         self.thread = None
         self.connections = []       # of the thread: one copies, one reads
@@ -56,6 +58,7 @@ class Checkpointer(object):
 
     def look_after(self, size):
         """Look after the log before a commit; its file has `size` bytes."""
+        self.is_copied, self.copy_at = False, None
         if not self.is_large:
             if size <= WAL_LARGE:
                 return
@@ -73,6 +76,33 @@ class Checkpointer(object):
         elif monotonic() >= self.retry_at:
             self.retry_at = monotonic() + CHECKPOINT_RETRY_SECONDS
             self._start_thread()
+
+    def copy_when_idle(self, clock, size):
+        """Copy the log when there was no commit for a while: an idle server loses nothing with it.
+
+        `clock` returns seconds; the log's file has `size` bytes.
+        """
+        if self.copy_at is None:
+            self.copy_at = clock() + IDLE_SECONDS
+        elif not self.is_copied and clock() >= self.copy_at:
+            self.is_copied = True
+            if size <= WAL_LARGE:               # or it would take too long
+                self.copy()
+
+    def copy(self):
+        """Copy the log in the loop; returns whether all of it is copied.
+
+        It is not while another program reads an older state.
+        """
+        try:
+            return self._checkpoint(self.query) >= 0 and not self.uncopied
+        except STORAGE_ERRORS:
+            return False
+
+    def copy_at_last(self):
+        """Copy the log of a server that stops while a file is lost."""
+        if not self.copy():
+            log.error("log_not_copied file=%s", excerpt(self.path + "-wal"))
 
     def _start_thread(self):
         try:
@@ -106,10 +136,11 @@ class Checkpointer(object):
             self.failure = error
 
     def _checkpoint(self, execute):
-        """Copy what can be copied; returns how many bytes of the log are copied now."""
+        """Copy what can be copied; returns how many bytes of the log are copied now, or -1 while
+        another program makes a checkpoint."""
         is_busy, frames, copied = execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        if is_busy:                             # with a checkpoint of another program
-            return 0
+        if is_busy:
+            return -1
         self.uncopied = (frames - copied) * self.frame_size
         return copied * self.frame_size
 
@@ -135,6 +166,7 @@ class Checkpointer(object):
         if self.thread is not None:
             self.connections[0].interrupt()
             self.thread.join(BUSY_SECONDS)
+            self.failure = None                 # it was interrupted
         return self._has_ended()
 
     def _has_ended(self):

@@ -126,6 +126,8 @@ BRIEF_LOCK_SECONDS = 0.005    # to wait for somebody's lock in PostgreSQL; then 
 LOCK_COUNT_SECONDS = 5        # after which a login has PostgreSQL's locks counted again; counting
                               # 40,000 takes 20 ms
 COMMAND_BUSY_SECONDS = 5      # busy timeout of the operators' commands; no player waits for them
+LOOK_SECONDS = 1              # for which files are looked at after a change of their directory
+IDLE_SECONDS = 1              # without a commit until the write-ahead log is copied to its database
 FILE_LOCK_ATTEMPTS = 10       # of a server's start to lock a file of the database: a command that
                               # looks whether a server runs holds it for microseconds
 FILE_LOCK_PAUSE_SECONDS = 0.01    # between two of these attempts

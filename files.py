@@ -13,7 +13,8 @@ import os
 import struct
 import time
 
-from constants import FILE_LOCK_ATTEMPTS, FILE_LOCK_PAUSE_SECONDS
+from constants import FILE_LOCK_ATTEMPTS, FILE_LOCK_PAUSE_SECONDS, LOOK_SECONDS
+from log import monotonic
 
 # Endings of the names: the database; the index of its write-ahead log, in shared memory; the log;
 # the lock file, which has the identities of the other three while a server holds them.
@@ -45,7 +46,11 @@ class HeldFiles(object):
         self.path = path
         self.wal_size = 0               # bytes of the write-ahead log, when `problem` last looked
         self._descriptors = {}          # ending of the name -> descriptor
-        self._identities = []           # (path, (device, inode)) of each file; the log is last
+        self._identities = []           # (path, (device, inode)) of each file
+        self._directory = os.path.dirname(path)
+        self._seen = None               # identity and time of the last change of the directory
+        self._look_until = 0            # time until which each file is looked at
+        self._problem = None            # what was wrong then
         try:
             self._hold(_LOCK, os.O_RDWR | os.O_CREAT)
             os.ftruncate(self._descriptors[_LOCK], 0)
@@ -66,7 +71,7 @@ class HeldFiles(object):
             if _lock(descriptor, fcntl.LOCK_EX):
                 return
             time.sleep(FILE_LOCK_PAUSE_SECONDS)
-        raise FilesInUse("another server is serving %s" % path)
+        raise FilesInUse("another server is serving %s" % (self.path if ending == _LOCK else path))
 
     def remember(self):
         """Remember which files the names mean, now that SQLite has opened all of its own."""
@@ -80,6 +85,7 @@ class HeldFiles(object):
                 self._hold(ending)
         self._identities = [(self.path + ending, _identity(os.stat(self.path + ending)))
                             for ending in (_LOCK,) + _SQLITE_FILES]
+        self.problem()
         lines = ["%d %d\n" % identity for _, identity in self._identities[1:]]
         try:
             os.write(self._descriptors[_LOCK], "".join(lines).encode("ascii"))
@@ -88,14 +94,34 @@ class HeldFiles(object):
 
     def problem(self):
         """Return a sentence if a name does not mean its file any more, otherwise None."""
+        if self._may_have_changed():
+            self._problem = self._find_problem()
+        self.wal_size = os.lseek(self._descriptors[_WAL], 0, os.SEEK_END)   # faster than fstat
+        return self._problem
+
+    def _may_have_changed(self):
+        """Return whether something has changed in the directory, now or shortly before.
+
+        This is one stat(2) instead of four. Two changes within a tick of the kernel's clock have
+        the same time, so the look at the files is repeated for a while.
+        """
+        try:
+            status = os.stat(self._directory)
+        except EnvironmentError:
+            return True
+        seen = _identity(status), status.st_ctime
+        if seen != self._seen:
+            self._seen = seen
+            self._look_until = monotonic() + LOOK_SECONDS
+        return monotonic() < self._look_until
+
+    def _find_problem(self):
         for path, identity in self._identities:
             try:
-                found = os.stat(path)
+                if _identity(os.stat(path)) != identity:
+                    return "%s is another file than the server has open" % path
             except EnvironmentError as error:
                 return _missing(path, error)
-            if _identity(found) != identity:
-                return "%s is another file than the server has open" % path
-        self.wal_size = found.st_size               # the log is the last of them
         return None
 
     def has_moved(self):

@@ -71,7 +71,7 @@ class SQLite(Storage):
         if not self._checkpointer.stop():
             return              # the end of the process closes all, the locks last
         if self._files.problem() is not None:
-            self._rescue()                      # SQLite makes no checkpoint of a file that moved
+            self._checkpointer.copy_at_last()   # SQLite makes no checkpoint of a file that moved
         # A checkpoint of a large log would take too long for a stop. And SQLite, which compares the
         # inode alone, could remove the log of another database that has this name now.
         if self._files.wal_size > WAL_LARGE or self._files.has_moved():
@@ -94,7 +94,7 @@ class SQLite(Storage):
     def save(self, rows, ledger):
         problem = self._files.problem()
         if problem is not None:
-            if not self._rescue():
+            if not self._checkpointer.copy():
                 problem += ("; do not stop the server: not all that was acknowledged is in the "
                             "database file, while another program reads it or the disk is full")
             raise peewee.OperationalError(problem)
@@ -110,17 +110,13 @@ class SQLite(Storage):
             raise
         return conflicts
 
-    def _rescue(self):
-        """Copy what was acknowledged to the database file, while the log can still be read.
+    def has_pending_work(self):
+        return not self._checkpointer.is_copied
 
-        Returns whether all of it is there: not while another program reads an older state, the
-        thread of the Checkpointer copies, or the disk is full.
-        """
-        try:
-            is_busy, frames, copied = self.query("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        except STORAGE_ERRORS:
-            return False
-        return not is_busy and copied == frames
+    def do_pending_work(self, clock):
+        self._files.problem()
+        self.wal_size = self._files.wal_size
+        self._checkpointer.copy_when_idle(clock, self.wal_size)
 
     def _roll_back(self):
         try:

@@ -23,7 +23,7 @@ ARROWS = {
     "log": "constants text",
     "protocol": "constants text",
     "storage": "constants models text",
-    "files": "constants",
+    "files": "constants log",
     "checkpoint": "constants log storage text",
     "sqlite": "checkpoint constants files models storage text",
     "postgresql_connection": "constants storage text",

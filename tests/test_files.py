@@ -113,6 +113,23 @@ def test_refusal_tells_that_another_program_keeps_the_rescue_from_being_complete
     assert account_of(program.database, "bob")[1] == CHEAP
 
 
+def test_idle_server_has_nothing_in_its_log_alone(start):
+    program = start()
+    bob = Peer(program.port, "bob")
+    assert "result" in bob.call("buy", item=CHEAP)
+    copy = program.database + ".copy"
+
+    def is_copied():
+        shutil.copy(program.database, copy)
+        return (account_of(copy, "bob") or ["", ""])[1] == CHEAP
+
+    wait_for(is_copied, "the account to be in the file itself")
+    remove(program.database + "-wal")
+    program.kill()
+    again = Peer(start().port).call("login", nickname="bob")["result"]
+    assert not again["created"] and again["account"]["items"] == [CHEAP]
+
+
 def test_stop_without_the_log_stores_what_was_acknowledged(program):
     bob = Peer(program.port, "bob")
     assert "result" in bob.call("buy", item=CHEAP)
@@ -200,6 +217,13 @@ def test_file_with_two_names_is_refused_with_the_reason(directory, database):
     assert admin("--database", database, "verify")[0] == 1      # it may be read: an account of SQL
 
 
+@pytest.mark.parametrize("ending", [".lock", "-wal", "-shm"])
+def test_fifo_in_place_of_a_file_is_refused_at_once(database, ending):
+    os.mkfifo(database + ending)
+    status, log = run_server("--port", "0", "--database", database)
+    assert status == 1 and log.count("\n") == 1 and "lavka.db" in log
+
+
 # --- commands beside a server ---------------------------------------------------------------------
 
 COMMANDS = [["grant", "bob", "5"], ["show", "bob"], ["verify"], ["history", "bob"]]
@@ -244,18 +268,23 @@ def test_grant_whose_file_was_lost_while_it_waited_is_not_done(program, change):
             [sys.executable, os.path.join(ROOT, "admin.py"), "--database", program.database,
              "grant", "bob", "5"], env=environment(), stdout=subprocess.PIPE,
             stderr=subprocess.PIPE)
-        wait_for(lambda: any(path.endswith("-shm") for path in opened(grant.pid)),
-                 "the command to open the file")
+        wait_for(lambda: has_open(grant.pid, "-shm"), "the command to open the file")
         change(program.database)
         writer.execute("ROLLBACK")
     out, err = grant.communicate()
     assert (grant.returncode, out, err.count(b"\n")) == (1, b"", 1) and b"may be lost" in err
 
 
-def opened(pid):
-    """Return the files that a process has open."""
+def has_open(pid, ending):
+    """Return whether a process has a file open whose name ends so."""
     folder = "/proc/%d/fd" % pid
-    return [os.path.realpath(os.path.join(folder, number)) for number in os.listdir(folder)]
+    for number in os.listdir(folder):
+        try:
+            if os.readlink(os.path.join(folder, number)).endswith(ending):
+                return True
+        except EnvironmentError:        # closed meanwhile
+            pass
+    return False
 
 
 def test_tables_are_not_created_where_a_server_misses_its_file(program):
