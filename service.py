@@ -76,7 +76,7 @@ class Service(object):
             self.prefetch(sessions[:parsed])
             deadline += clock() - begin
         for number in range(parsed):
-            if clock() > deadline:
+            if number % 4 == 0 and clock() > deadline:      # as seldom as in `parse`
                 return number
             apply(sessions[number])
         return parsed

@@ -421,8 +421,11 @@ def test_sessions_beyond_the_parse_batch_have_their_turn_in_the_next_call(driver
 
 
 def test_the_time_budget_ends_a_turn_and_those_not_served_are_told(driver, monkeypatch):
-    """Their requests are parsed already; the next tick applies them once."""
-    guests = [driver.open() for _ in range(3)]
+    """Their requests are parsed already; the next tick applies them once.
+
+    The clock is looked at before every fourth session.
+    """
+    guests = [driver.open() for _ in range(6)]
     for guest in guests:
         driver.send(guest, PING * 2)
     apply = driver.service.apply
@@ -432,10 +435,10 @@ def test_the_time_budget_ends_a_turn_and_those_not_served_are_told(driver, monke
         apply(guest)
 
     driver.service.apply = slow_apply
-    assert driver.service.serve(guests, driver.clock.now + 0.5) == 1
-    assert [len(driver.replies(guest)) for guest in guests] == [2, 0, 0]
-    assert driver.service.serve(guests[1:], driver.clock.now + 1.5) == 2
-    assert [len(driver.replies(guest)) for guest in guests] == [0, 2, 2]
+    assert driver.service.serve(guests, driver.clock.now + 0.5) == 4
+    assert [len(driver.replies(guest)) for guest in guests] == [2] * 4 + [0, 0]
+    assert driver.service.serve(guests[4:], driver.clock.now + 1.5) == 2
+    assert [len(driver.replies(guest)) for guest in guests] == [0] * 4 + [2, 2]
     assert driver.service.serve(guests, driver.clock.now - 1) == 0      # the time was up before
 
 
