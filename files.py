@@ -154,7 +154,7 @@ def conflict(path):
             if _is_held(path + ending):
                 return ("a server has %s%s open, but its lock file is not %s%s: stop that server"
                         % (path, ending, path, _LOCK))
-        return None
+        return orphaned_log(path)
     with io.open(path + _LOCK, encoding="ascii") as lock:
         lines = lock.read().splitlines()            # none by a server of before these lines
     for ending, line in zip(_SQLITE_FILES, lines):
@@ -163,6 +163,20 @@ def conflict(path):
                 return "%s%s is another file than the server has open" % (path, ending)
         except EnvironmentError as error:
             return _missing(path + ending, error)
+    return None
+
+
+def orphaned_log(path):
+    """Return a sentence if the database is missing, but not its write-ahead log, else None.
+
+    A new database would remove the log, and with it the changes that a crash has left in it alone.
+    """
+    try:
+        if not os.path.exists(path) and os.stat(path + _WAL).st_size:
+            return ("there is no database %s, but %s%s, which has its latest changes: put the "
+                    "database back, or move that file away" % (path, path, _WAL))
+    except EnvironmentError:
+        pass                            # there is no log
     return None
 
 
@@ -180,7 +194,7 @@ def _is_held(path):
 
 def _missing(path, error):
     if error.errno in _GONE:
-        return "%s is gone, which the server has open" % path
+        return "%s is gone, and a server has it open" % path
     return "%s cannot be looked at: %s" % (path, error.strerror)
 
 

@@ -17,7 +17,7 @@ import peewee
 
 from checkpoint import Checkpointer
 from constants import BUSY_SECONDS, COMMAND_BUSY_SECONDS, PAGE_SIZE, WAL_LARGE
-from files import FilesInUse, HeldFiles, conflict
+from files import FilesInUse, HeldFiles, conflict, orphaned_log
 from models import TABLES, Account, Trade
 from storage import (STORAGE_ERRORS, CannotOpen, Storage, UnusableRow, check_schema, check_usable,
                      create_command, describe)
@@ -272,7 +272,7 @@ class SQLite(Storage):
             os.stat(path)
         except EnvironmentError as error:
             if error.errno == errno.ENOENT:
-                raise CannotOpen("there is no database %s: create it with: %s"
+                raise CannotOpen(orphaned_log(path) or "there is no database %s: create it with: %s"
                                  % (self.name, create_command(self.name)))
             raise CannotOpen("cannot open the database %s: %s" % (self.name, error.strerror))
 
@@ -283,7 +283,7 @@ class SQLite(Storage):
         with self._explained():
             problem = conflict(path)
         if problem is not None:
-            raise CannotOpen("cannot open the database %s: %s" % (self.name, problem))
+            raise CannotOpen(problem)
         return path
 
     @contextlib.contextmanager

@@ -224,6 +224,20 @@ def test_fifo_in_place_of_a_file_is_refused_at_once(database, ending):
     assert status == 1 and log.count("\n") == 1 and "lavka.db" in log
 
 
+def test_database_is_not_created_beside_the_log_of_one_that_is_missing(start, directory):
+    """SQLite would remove that log, and with it what a crash has left in it alone."""
+    program = start()
+    assert "result" in Peer(program.port, "bob").call("buy", item=CHEAP)
+    program.kill()
+    rename(program.database)
+    for name, arguments in [("db.py", []), ("db.py", ["--upgrade"]), ("admin.py", ["verify"]),
+                            ("server.py", ["--port", "0"])]:
+        status, out, err = run_program(name, "--database", program.database, *arguments)
+        assert (status, out, err.count("\n")) == (1, "", 1) and "lavka.db-wal, which has" in err
+    put_back(program.database)
+    assert account_of(program.database, "bob")[1] == CHEAP
+
+
 # --- commands beside a server ---------------------------------------------------------------------
 
 COMMANDS = [["grant", "bob", "5"], ["show", "bob"], ["verify"], ["history", "bob"]]
