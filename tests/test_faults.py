@@ -32,7 +32,7 @@ def test_a_short_round_of(start, fault, size):
 
 
 @pytest.mark.parametrize("fault, size", [
-    (torture.kill_a_server, 4), (torture.kill_the_database, 2), (torture.cut_a_connection, 4),
+    (torture.kill_a_server, 4), (torture.kill_the_database, 1), (torture.cut_a_connection, 4),
     (torture.race, 300)])
 def test_a_short_round_on_several_servers_of(cluster, directory, fault, size):
     programs = []
