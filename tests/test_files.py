@@ -14,6 +14,7 @@ import pytest
 from conftest import (CHEAP, ROOT, Peer, account_of, audit, connect, environment, open_account,
                       reason, run_program, wait_for)
 from test_programs import run_server
+from torture import remove, rename, replace
 
 import db
 
@@ -26,21 +27,6 @@ def errors(program):
 
 def admin(*arguments):
     return run_program("admin.py", *arguments)
-
-
-def remove(path):
-    os.remove(path)
-
-
-def rename(path):
-    os.rename(path, path + ".away")
-
-
-def replace(path):
-    """Put another file there, the way in which a program saves a file."""
-    shutil.copy(path, path + ".other")
-    os.rename(path, path + ".away")
-    os.rename(path + ".other", path)
 
 
 def put_back(path):
