@@ -54,7 +54,7 @@ class Checkpointer(object):
         try:
             self.query("PRAGMA wal_checkpoint(TRUNCATE)")
         except STORAGE_ERRORS as error:
-            _log_failure(error)         # on a full disk, say; the log is as good a place
+            _log_failure(error)         # on a full disk, say; the log keeps the changes
 
     def look_after(self, size):
         """Look after the log before a commit; its file has `size` bytes."""

@@ -323,9 +323,7 @@ def test_command_ends_quietly_when_the_reader_of_its_output_closes(played, direc
 def test_output_into_a_non_blocking_pipe_is_complete(played, outside, directory):
     fill_ledger(outside)
     reader, writer = small_pipe()
-    process = subprocess.Popen([sys.executable, os.path.join(ROOT, "admin.py"), "history", "ann"],
-                               stdout=writer, stderr=subprocess.PIPE, cwd=directory,
-                               env=environment(), close_fds=True)
+    process = start_history(writer, directory)
     os.close(writer)
     with io.open(reader, "rb") as pipe:
         wait_for(lambda: is_full(reader) or process.poll() is not None, "the pipe to be full")
@@ -337,9 +335,7 @@ def test_output_into_a_non_blocking_pipe_is_complete(played, outside, directory)
 def test_signal_ends_a_command_whose_output_nobody_reads(played, outside, directory):
     fill_ledger(outside)
     reader, writer = small_pipe()
-    process = subprocess.Popen([sys.executable, os.path.join(ROOT, "admin.py"), "history", "ann"],
-                               stdout=writer, stderr=subprocess.PIPE, cwd=directory,
-                               env=environment(), close_fds=True)
+    process = start_history(writer, directory)
     try:
         wait_for(lambda: is_full(reader), "the command to wait for its reader")
         process.send_signal(signal.SIGTERM)
@@ -348,6 +344,13 @@ def test_signal_ends_a_command_whose_output_nobody_reads(played, outside, direct
         os.close(reader)
         os.close(writer)
     assert (process.returncode, process.communicate()[1]) == (130, b"")
+
+
+def start_history(output, directory):
+    """Start `admin.py history` with this descriptor for its output; return the process."""
+    return subprocess.Popen([sys.executable, os.path.join(ROOT, "admin.py"), "history", "ann"],
+                            stdout=output, stderr=subprocess.PIPE, cwd=directory,
+                            env=environment(), close_fds=True)
 
 
 def fill_ledger(outside):

@@ -806,24 +806,24 @@ def test_non_blocking_output_is_waited_for(program):
 
 @pytest.mark.parametrize("redirection", ["<&-", ">&-", "<&- >&-"])
 def test_closed_standard_files_cause_no_traceback(no_server, redirection):
-    process = shell(no_server, redirection)
+    assert run_redirected(no_server, redirection)[1] == ""
+
+
+def run_redirected(port, redirection):
+    """Run the client with this redirection; return (exit status, standard error)."""
+    process = shell(port, redirection)
     try:
         process.stdin.close()
         _, err = read_output(process)
     finally:
         end_process(process)
-    assert err == ""
+    return process.returncode, err
 
 
 @pytest.mark.parametrize("redirection", [">/dev/full", "</dev/null >/dev/full"])
 def test_full_disk_is_a_line_on_standard_error(no_server, redirection):
-    process = shell(no_server, redirection)
-    try:
-        process.stdin.close()
-        _, err = read_output(process)
-    finally:
-        end_process(process)
-    assert (process.returncode, err) == (1, "cannot read or write: No space left on device\n")
+    assert run_redirected(no_server, redirection) == (
+        1, "cannot read or write: No space left on device\n")
 
 
 def test_pipes_work_without_standard_error(program):
