@@ -1,7 +1,7 @@
 # -*- coding: utf-8 -*-
 """What a request costs, by the part of the program that takes the time; also on Python 2.7.
 
-    python bench/budget.py
+    python bench/budget.py [--rounds N]
 
 A real server with fifty TCP connections, in this process: all fifty send a request, then one
 `Server.tick` is timed, which serves them all. In between the parts are timed alone, on the same
@@ -11,6 +11,7 @@ Figures are microseconds a request, the median of many rounds.
 """
 from __future__ import division, print_function, unicode_literals
 
+import argparse
 import logging
 import os
 import shutil
@@ -31,7 +32,6 @@ from server import Server                   # noqa: E402
 from service import Service                 # noqa: E402
 
 CLIENTS = 50
-ROUNDS = 401
 PING = b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n'
 BUY = b'{"jsonrpc":"2.0","id":1,"method":"buy","params":{"item":"potion"}}\n'
 SELL = BUY.replace(b"buy", b"sell")
@@ -40,16 +40,16 @@ LOGIN = '{"jsonrpc":"2.0","id":1,"method":"login","params":{"nickname":"player %
 clock = getattr(time, "perf_counter", time.time)
 
 
-def costs(parts):
+def costs(parts, number):
     """Return [(name, microseconds a request)] of [(name, function that returns seconds of a tick)].
 
-    The first part is the whole. All are measured in each round; the last line is what the others
-    leave of it.
+    The first part is the whole. All are measured in each of `number` rounds; the last line is what
+    the others leave of it.
     """
-    rounds = [[measure() for _, measure in parts] for _ in range(ROUNDS)]
+    rounds = [[measure() for _, measure in parts] for _ in range(number)]
     rounds = [times + [times[0] - sum(times[1:])] for times in rounds]
     names = [name for name, _ in parts] + ["the loop, what is left"]
-    return [(name, 1e6 * sorted(times)[ROUNDS // 2] / CLIENTS)
+    return [(name, 1e6 * sorted(times)[number // 2] / CLIENTS)
             for name, times in zip(names, zip(*rounds))]
 
 
@@ -150,7 +150,7 @@ def read_line(reader, line):
     reader.next_line()
 
 
-def measure(bench):
+def measure(bench, rounds):
     """(the costs of a ping, those of a trade)."""
     account = bench.accounts[0]
     reader = protocol.LineReader()
@@ -165,7 +165,7 @@ def measure(bench):
         ("bytes to a line", each(read_line, reader, PING)),
         ("line to a request", each(protocol.parse, PING[:-1])),
         ("reply to bytes", each(protocol.encode_result, 1, b'"pong"')),
-    ]), costs([
+    ], rounds), costs([
         ("trade", lambda: (bench.tick(BUY) + bench.tick(SELL)) / 2),
         ("select, recv, send", lambda: bench.system_calls(BUY, told)),
         ("bytes to a line", each(read_line, reader, BUY)),
@@ -174,14 +174,17 @@ def measure(bench):
         ("the shop: rules, ledger", lambda: bench.trade()[0]),
         ("SQL: update, insert", bench.sql),
         ("fsync, shared by %d" % CLIENTS, bench.fsync),
-    ])
+    ], rounds)
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=401)
+    options = parser.parse_args()
     logging.disable(logging.CRITICAL)
     directory = tempfile.mkdtemp(str(""), str(".bench-"), str(ROOT))     # where fsync is one
     try:
-        tables = measure(Bench(directory))
+        tables = measure(Bench(directory), options.rounds)
     finally:
         shutil.rmtree(directory)
     print("Python %s, microseconds a request" % sys.version.split()[0])

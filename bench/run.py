@@ -363,11 +363,11 @@ def start(running, directory, database):
             raise load.LoadError("it ended: %s" % log.read().strip()[-200:])
 
 
-def measure(names, works, rounds, seconds):
+def measure(names, works, rounds, seconds, directory):
     """{(work, server): [a Result or an Idle for each round]}, {server: what went wrong}."""
     results, failures = {}, {}
     cores = sorted(os.sched_getaffinity(0))
-    scratch = tempfile.mkdtemp(prefix=".bench-", dir=ROOT)      # where fsync is one; not in /tmp
+    scratch = tempfile.mkdtemp(prefix=".bench-", dir=directory)
     try:
         for number in range(rounds):
             # Another one begins each time: what depends on the place in a round evens out.
@@ -554,6 +554,8 @@ def main():
                         metavar="NAME", help="these alone: %s" % ", ".join(SERVERS))
     parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS),
                         metavar="NAME", help="these alone: %s" % ", ".join(WORKS))
+    parser.add_argument("--directory", default=ROOT,    # where fsync is one; not in /tmp
+                        help="for the databases, on the disk to measure (default: this checkout)")
     parser.add_argument("--chart", metavar="FILE", help="write the chart to this SVG file")
     options = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -571,7 +573,7 @@ def main():
             open(options.chart, "ab").close()
         except OSError as error:
             raise SystemExit("no chart: %s" % error)
-    results, failures = measure(names, works, options.rounds, options.seconds)
+    results, failures = measure(names, works, options.rounds, options.seconds, options.directory)
     shared = [name for name in names if name in SHARING]
     names = [name for name in names if name not in SHARING]
     tables = []

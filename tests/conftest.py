@@ -54,6 +54,7 @@ def wait_for(condition, what):
 def environment(**variables):
     """The environment for a program: this one, without Lavka's own variables."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("LAVKA_")}
+    clean.pop("PYTHONDONTWRITEBYTECODE", None)      # or hundreds of programs compile their modules
     clean.update((str(name), str(value)) for name, value in variables.items())
     return clean
 
@@ -290,10 +291,13 @@ def database(request, directory):
     """The path of an SQLite file, or the URL of a PostgreSQL database, that has its tables."""
     if getattr(request, "param", "sqlite") == "postgresql":
         cluster = request.getfixturevalue("cluster")
-        return cluster.url(cluster.create_database(cluster.template))
-    path = os.path.join(directory, "lavka.db")
-    db.create_tables(path)
-    return path
+        name = cluster.create_database(cluster.template)
+        yield cluster.url(name)
+        cluster.unused.append(name)         # by the next test nobody is connected to it
+    else:
+        path = os.path.join(directory, "lavka.db")
+        db.create_tables(path)
+        yield path
 
 
 def connect(database):

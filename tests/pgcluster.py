@@ -15,6 +15,8 @@ import tempfile
 import time
 
 PATIENCE = 60       # seconds for a cluster to start, with the recovery after a crash
+MEMORY = "/dev/shm"     # a file system where writing and fsync cost nothing, on Linux
+ROOM = 1 << 30      # bytes; several times what a cluster of the tests needs
 
 
 def find_binaries():
@@ -29,45 +31,74 @@ def find_binaries():
 BINARIES = find_binaries()
 
 
+def memory():
+    """Return a directory in memory with room for a cluster; None where there is none."""
+    try:
+        room = os.statvfs(MEMORY)
+    except OSError:
+        return None
+    return MEMORY if room.f_bavail * room.f_frsize > ROOM else None
+
+
 class Cluster(object):
     """A running cluster, or a replica of the cluster `primary`.
 
-    `settings` are lines of postgresql.conf; the directory is made in `parent`. The cluster ends
-    with the process, or by `close`.
+    `settings` are lines of postgresql.conf; the directory is made in `parent`, or in memory. The
+    cluster ends with the process, or by `close`.
     """
     PASSWORD = "p/a@s's w%rd"               # with characters that a URL has to quote
     QUOTED = "p%2Fa%40s's%20w%25rd"         # the same in a URL
+    made = None     # data directory of a new cluster; initdb takes a second, a copy far less
 
     def __init__(self, port, settings=(), parent=None, primary=None):
         self.port = port
         self.settings = ["listen_addresses=127.0.0.1", "max_connections=60",
-                         "max_locks_per_transaction=400", "log_min_messages=fatal"] + list(settings)
-        self.directory = tempfile.mkdtemp("lavka", dir=parent)
-        self.data = os.path.join(self.directory, "data")
+                         "max_locks_per_transaction=400", "max_wal_size=64MB",
+                         "log_min_messages=fatal"] + list(settings)
         self.numbers = itertools.count()
+        self.unused = []                    # names of databases to drop
         self.user = None                    # entry of the password database to run as
         if os.getuid() == 0:                # PostgreSQL refuses to run as root
             names = {entry.pw_name for entry in pwd.getpwall()}
             self.user = pwd.getpwnam("postgres" if "postgres" in names else "nobody")
-            os.chown(self.directory, self.user.pw_uid, self.user.pw_gid)
-        with open(os.devnull, "w") as nowhere:
-            self.process = self.run(self.copy(primary) if primary else self.initdb(), nowhere)
+        self.directory = self.make_directory(parent)
+        self.data = os.path.join(self.directory, "data")
+        if primary is None:
+            self.prepare(["/bin/cp", "-a", self.new_data(), self.data])
+        else:
+            self.prepare(self.copy(primary))
         atexit.register(self.close)         # after Ctrl-C, too
-        assert self.process.wait() == 0, "initdb or pg_basebackup has failed"
         self.start()
         if primary is None:
             self.template = self.create_database()
             import db
             db.create_tables(self.url(self.template))
 
-    def initdb(self):
-        """Return the command that makes a new cluster."""
-        password = os.path.join(self.directory, "password")
-        with open(password, "w") as file:
-            file.write(str(self.PASSWORD) + "\n")
-        os.chmod(password, 0o644)
-        return ["initdb", "--no-sync", "--encoding=UTF8", "--locale=C", "--username=lavka",
-                "--auth=scram-sha-256", "--pwfile=" + password, self.data]
+    def make_directory(self, parent=None):
+        """Make a directory that belongs to PostgreSQL and is removed at the end of the process."""
+        directory = tempfile.mkdtemp("lavka", dir=parent or memory())
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+        if self.user is not None:
+            os.chown(directory, self.user.pw_uid, self.user.pw_gid)
+        return directory
+
+    def new_data(self):
+        """Return the data directory of a new cluster, which initdb makes once in this process."""
+        if Cluster.made is None:
+            password = os.path.join(self.directory, "password")
+            with open(password, "w") as file:
+                file.write(str(self.PASSWORD) + "\n")
+            os.chmod(password, 0o644)
+            made = os.path.join(self.make_directory(), "data")
+            self.prepare(["initdb", "--no-sync", "--encoding=UTF8", "--locale=C",
+                          "--username=lavka", "--auth=scram-sha-256", "--pwfile=" + password, made])
+            Cluster.made = made
+        return Cluster.made
+
+    def prepare(self, command):
+        """Run a program that has to succeed."""
+        with open(os.devnull, "w") as nowhere:
+            assert self.run(command, nowhere).wait() == 0, "%s has failed" % command[0]
 
     def copy(self, primary):
         """Return the command that makes a replica."""
@@ -75,7 +106,7 @@ class Cluster(object):
                 "--checkpoint=fast", "--dbname", primary.url("postgres")]
 
     def run(self, command, output):
-        """Start one of PostgreSQL's programs; return the process."""
+        """Start a program, one of PostgreSQL's or a path; return the process."""
         def become_user():
             if self.user is not None:
                 os.setgid(self.user.pw_gid)
@@ -120,7 +151,12 @@ class Cluster(object):
     def create_database(self, template="template0"):
         """Create a database and return its name; with `self.template` it has the tables."""
         name = "shop%d" % next(self.numbers)
-        self.execute("CREATE DATABASE %s TEMPLATE %s" % (name, template))
+        with contextlib.closing(Outside(self.url("postgres"))) as connection:
+            while self.unused:
+                connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                                   "WHERE datname = ?", (self.unused[-1],))
+                connection.execute("DROP DATABASE IF EXISTS " + self.unused.pop())
+            connection.execute("CREATE DATABASE %s TEMPLATE %s" % (name, template))
         return name
 
     def url(self, name):
