@@ -33,6 +33,14 @@ def put_back(path):
     os.rename(path + ".away", path)
 
 
+def stop(program, player):
+    """Stop the server; it waits for its player to leave."""
+    program.process.send_signal(signal.SIGTERM)
+    assert player.line() is None
+    player.close()
+    assert program.wait() == 0
+
+
 # --- while a server runs --------------------------------------------------------------------------
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -120,8 +128,7 @@ def test_stop_without_the_log_stores_what_was_acknowledged(program):
     bob = Peer(program.port, "bob")
     assert "result" in bob.call("buy", item=CHEAP)
     remove(program.database + "-wal")
-    program.process.send_signal(signal.SIGTERM)
-    assert program.wait() == 0
+    stop(program, bob)
     assert account_of(program.database, "bob")[1] == CHEAP
     audit(program.database)
 
@@ -130,8 +137,7 @@ def test_stop_of_a_moved_file_stores_what_was_acknowledged(program):
     bob = Peer(program.port, "bob")
     assert "result" in bob.call("buy", item=CHEAP)
     rename(program.database)
-    program.process.send_signal(signal.SIGTERM)
-    assert program.wait() == 0
+    stop(program, bob)
     put_back(program.database)
     for ending in ENDINGS[1:]:
         if os.path.exists(program.database + ending):

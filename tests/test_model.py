@@ -20,6 +20,7 @@ from model import Model
 
 import admin
 import db
+import pgcluster
 from constants import ITEMS
 
 CLIENTS = st.integers(0, 2)
@@ -33,7 +34,7 @@ class Sessions(RuleBasedStateMachine):
 
     @initialize()
     def open_database(self):
-        self.directory = tempfile.mkdtemp()
+        self.directory = tempfile.mkdtemp(dir=pgcluster.memory())       # no fsync is waited for
         if self.cluster is None:
             self.database = os.path.join(self.directory, "lavka.db")
             db.create_tables(self.database)

@@ -404,9 +404,9 @@ def lose_files(start, rng, rounds):
             for trader in traders:
                 trader.refusals = None
             counts["acknowledged"] += drive(traders, rng.uniform(0, 0.1), 4)
-        end_without_file(program, rng, path if how is remove else None)
+        counts["acknowledged"] += end_without_file(program, rng, traders,
+                                                   path if how is remove else None)
         for trader in traders:
-            counts["acknowledged"] += trader.leave()
             trader.refusals = None
         if os.path.exists(path + ".away"):
             os.rename(path + ".away", path)
@@ -463,23 +463,27 @@ def quiet_status(command):
     return process.returncode
 
 
-def end_without_file(program, rng, removed):
-    """End the server; save a removed database first, as the manual has it."""
+def end_without_file(program, rng, traders, removed):
+    """End the server; save a removed database first, as the manual has it.
+
+    Returns the number of replies that the traders still get.
+    """
     if removed == program.database:
         folder = "/proc/%d/fd" % program.process.pid
         number = next(name for name in os.listdir(folder)
                       if os.readlink(os.path.join(folder, name)) == removed + " (deleted)")
         shutil.copy(os.path.join(folder, number), removed + ".saved")
-    if rng.random() < 0.5:
-        program.kill()
-    else:
-        program.process.send_signal(signal.SIGTERM)
-        expect(program.wait() == 0, "status", program.process.returncode)
+    stops = rng.random() >= 0.5
+    program.process.send_signal(signal.SIGTERM if stops else signal.SIGKILL)
+    replies = sum(trader.leave() for trader in traders)
+    program.wait()
+    expect(not stops or program.process.returncode == 0, "status", program.process.returncode)
     if removed == program.database:
         for ending in ("-wal", "-shm"):
             if os.path.exists(removed + ending):
                 os.remove(removed + ending)
         os.rename(removed + ".saved", removed)
+    return replies
 
 
 def memory_of(program):
@@ -588,12 +592,13 @@ def fill(peers, other):
 
     The other player then trades twenty times while the server takes no byte from any of them.
     """
+    lines = request("login", id="x" * 1000, nickname="x") * 100     # refused, at some length
     quiet = 0
     while quiet < 20:
         for peer in peers:
             peer.sock.setblocking(False)
             try:
-                peer.sock.send(request("login", nickname="x") * 1000)   # refused, at some length
+                peer.sock.send(lines)
                 quiet = 0
             except socket.error:
                 pass
