@@ -42,6 +42,7 @@ DATABASE = "lavka.db"         # in the working directory
 MAX_LINE = 65536              # one message with its end of line; bounds a client's input buffer
 MAX_BATCH = 64                # requests in one JSON-RPC batch; bounds what one line can ask for
 MAX_NICKNAME = 255            # characters (code points); the size of the column
+KEY_LENGTHS = (32, 128)       # characters of an account's key: 32 hexadecimal digits are 128 bits
 MAX_DEPTH = 100               # nesting of JSON; a request needs 3, interpreters give up at 1000
 MAX_DIGITS = 4300             # digits of a JSON integer; int() is quadratic, and CPython >= 3.11
                               # has the same limit
