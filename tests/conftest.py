@@ -581,29 +581,29 @@ def ticker(make_ticker):
     return make_ticker()
 
 
-# --- players of the client, and servers that follow a script (console.py) ------------------------
+# --- players of the client, and servers that follow a script (players.py) ------------------------
 
-import console      # noqa: E402    (it imports names from above)
+import players      # noqa: E402    (it imports names from above)
 
 
 @pytest.fixture
 def start_player():
-    """Return a function that starts a `console.Player`.
+    """Return a function that starts a `players.Player`.
 
     Every player is ended after the test. None may have seen a traceback.
     """
-    players = []
+    started = []
 
     def start(port=None, *arguments, **variables):
-        player = console.Player(port, *arguments, **variables)
-        players.append(player)
-        player.read_until(console.NICKNAME)
+        player = players.Player(port, *arguments, **variables)
+        started.append(player)
+        player.read_until(players.NICKNAME)
         return player
 
     yield start
-    for player in players:
+    for player in started:
         player.end()
-    for player in players:
+    for player in started:
         assert "Traceback" not in player.recording.getvalue()
 
 
@@ -612,14 +612,14 @@ def player(program, start_player):
     """Return a player with 100 credits, a sword and a torch, who has just logged in."""
     open_account(program.database, "bob", 100, "sword,torch")
     player = start_player(program.port)
-    player.enter("bob", console.OPTION)
+    player.enter("bob", players.OPTION)
     return player
 
 
 @pytest.fixture
 def script():
-    """Return a `console.Script`, closed after the test."""
-    script = console.Script()
+    """Return a `players.Script`, closed after the test."""
+    script = players.Script()
     yield script
     script.close()
 
