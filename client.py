@@ -24,6 +24,7 @@ import cli
 import protocol
 from console import Console, State, advice_by_reason    # noqa: F401  (State: for programs)
 from constants import HOST, PORT, RECV_SIZE, REPLY_SECONDS
+from keyfile import KeyFile, default_path, new_key      # noqa: F401  (new_key: for programs)
 from log import monotonic
 from protocol import RpcError, ServerGone
 from terminal import run_on_terminal
@@ -63,9 +64,10 @@ class Client(object):
         """End the connection, and with it the login."""
         self._sock.close()
 
-    def login(self, nickname):
+    def login(self, nickname, key=None):
         """Log in; return {"account": as `buy`, "created": bool, "catalog": [{"name", "price"}]}."""
-        return self._call("login", {"nickname": nickname}, protocol.read_login)
+        params = {"nickname": nickname} if key is None else {"nickname": nickname, "key": key}
+        return self._call("login", params, protocol.read_login)
 
     def ping(self):
         """Ask whether the server is there; return "pong"."""
@@ -82,6 +84,10 @@ class Client(object):
     def logout(self):
         """Free the nickname and keep the connection; return True."""
         return self._call("logout", {})
+
+    def protect(self, key):
+        """Let the account open with this key only, in place of the last one; return True."""
+        return self._call("protect", {"key": key})
 
     def stats(self):
         """Return the server's statistics by name; it answers only clients on its own machine."""
@@ -215,7 +221,8 @@ def main(arguments=None):
     advice = advice_by_reason(options.host, options.port, options.tls)
     if options.stats:
         return run_on_terminal(lambda terminal: show_stats(connect, advice, terminal))
-    return run_on_terminal(lambda terminal: Console(connect, advice, terminal).run())
+    key_file = KeyFile(default_path())
+    return run_on_terminal(lambda terminal: Console(connect, advice, terminal, key_file).run())
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import functools
 from enum import Enum
 
 import protocol
-from constants import BACK, HOST, ITEM_COLUMNS, NICKNAME_COLUMNS, OPTIONS, PORT
+from constants import BACK, HOST, ITEM_COLUMNS, KEY_ATTEMPTS, NICKNAME_COLUMNS, OPTIONS, PORT
+from keyfile import KeyFileError, new_key
 from protocol import RpcError, ServerGone
 from terminal import FAINT, GREEN, PLAIN
 from text import find
@@ -18,7 +19,11 @@ EXPLANATIONS = {
     "balance": "your credits", "items": "what you own",
     "buy": "shows the catalog, and asks what you choose",
     "sell": "shows what you own, and asks what you give back for its price",
-    "logout": "frees your nickname for others"}
+    "logout": "frees your nickname for others",
+    "protect": "makes a key, without which nobody can play your account"}
+
+# Refusals of a login that another key may avoid; a server older than keys knows no param for them.
+KEY_REFUSALS = ("key_required", "wrong_key", "invalid_params")
 
 
 def advice_by_reason(host, port, tls):
@@ -39,19 +44,134 @@ class State(Enum):
     GAME_SESSION = "an option"
 
 
+def call_server(terminal, method, *arguments):
+    """Return the result of a method that waits for the server; say so if it takes long."""
+    with terminal.waiting_notice("Waiting for the server ..."):
+        return method(*arguments)
+
+
+class Login(object):
+    """A login to an account, and the player's keys for it."""
+
+    def __init__(self, nickname, connect, terminal, key_file):
+        self.nickname = nickname
+        self.connect = connect          # function that returns a new Client
+        self.terminal = terminal
+        self.key_file = key_file
+        self.client = None              # connection
+        self.keys = []                  # keys that may be the account's, the newest first
+        self.key = None                 # key that the server has accepted, None if it needed none
+        self.call_server = functools.partial(call_server, terminal)
+
+    def close(self):
+        """End the connection, if there is one."""
+        if self.client:
+            self.client.close()
+
+    def open(self):
+        """Connect and log in; return `Client.login`'s result, None if the player has no key."""
+        self.client = self.call_server(self.connect)
+        try:
+            self.keys = self.key_file.keys(self.client.address, self.nickname)
+        except KeyFileError as problem:
+            self.terminal.say_error("%s" % problem)
+        try:
+            result = self.try_keys(self.keys + [None])
+        except RpcError as refusal:
+            if refusal.reason != "key_required":
+                raise
+            result = self.ask_key()
+        if self.key is not None and self.keys != [self.key]:
+            was_typed = self.key not in self.keys
+            if self.replace_keys([self.key]) and was_typed:
+                self.terminal.say("This client sends the key by itself from now on: it is in %s."
+                                  % self.key_file.name)
+        return result
+
+    def try_keys(self, keys):
+        """Log in with the first of the keys that is right; return the result."""
+        for key in keys[:-1]:
+            try:
+                return self.try_key(key)
+            except RpcError as refusal:
+                if refusal.reason not in KEY_REFUSALS:
+                    raise
+        return self.try_key(keys[-1])
+
+    def try_key(self, key):
+        """Log in with a key, or without one if it is None; return the result."""
+        result = self.call_server(self.client.login, self.nickname, key)
+        self.key = key
+        return result
+
+    def ask_key(self):
+        """Ask for the key and log in with it; return the result, None if the player has no key."""
+        self.terminal.say_error("This account is protected, and its key is not in %s."
+                                % self.key_file.name)
+        for _ in range(KEY_ATTEMPTS):
+            self.close()                # the server waits less long for a login than people type
+            key = self.terminal.ask("Key (Enter goes back): ", is_secret=True).strip()
+            if not key:
+                return None
+            problem = protocol.key_problem(key)
+            if problem is None:
+                self.client = self.call_server(self.connect)
+                try:                    # without a key first: the account may need none any more
+                    return self.try_keys([None, key])
+                except RpcError as refusal:
+                    if refusal.reason != "wrong_key":
+                        raise
+                    problem = refusal.message
+            self.terminal.say_error(problem)
+        self.terminal.discard_typeahead()       # keys, which would be taken for nicknames
+        self.terminal.say_error("%d wrong keys: log in again." % KEY_ATTEMPTS)
+        return None
+
+    def protect(self):
+        """Protect the account with a new key; return False if the key could not be stored.
+
+        It is stored before it is sent, beside the old one: the answer may never come.
+        """
+        new, old = new_key(), self.keys
+        if not self.replace_keys([new] + old):
+            self.keys = old
+            return False
+        try:
+            self.call_server(self.client.protect, new)
+        except RpcError as refusal:
+            if refusal.reason != "internal_error":      # after a defect, either may be valid
+                self.replace_keys(old)
+            raise
+        self.replace_keys([new])
+        return True
+
+    def replace_keys(self, keys):
+        """Have these keys from now on; return whether they could be stored, and say so if not."""
+        old, self.keys = self.keys, keys
+        try:
+            self.key_file.replace(self.client.address, self.nickname, old, keys)
+            return True
+        except KeyFileError as problem:
+            self.terminal.say_error("%s" % problem)
+            return False
+
+
 class Console(object):
     """The state machine between a player's lines and the server's answers."""
 
-    def __init__(self, connect, advice, terminal):
+    def __init__(self, connect, advice, terminal, key_file):
         self.connect = connect          # function that returns a new Client
         self.advice = advice            # what to do about a ServerGone, by its reason
         self.terminal = terminal
+        self.key_file = key_file
         self.say, self.say_error = terminal.say, terminal.say_error
+        self.call_server = functools.partial(call_server, terminal)
         self.options = {"balance": self.show_balance, "items": self.show_items,
                         "buy": functools.partial(self.trade, "buy"),
-                        "sell": functools.partial(self.trade, "sell"), "logout": self.log_out}
+                        "sell": functools.partial(self.trade, "sell"), "logout": self.log_out,
+                        "protect": self.protect}
         self.options.update((word, self.show_help) for word in HELP_WORDS)
-        self.client = None              # connection of this session or login
+        self.login = None               # Login of this session, or the one that is being made
         self.nickname = ""              # nickname of the last login, offered for the next one
         self.end_session()
 
@@ -71,10 +191,10 @@ class Console(object):
 
     def end_session(self):
         """Close the connection, drop the cache and enter State.LOGIN."""
-        if self.client:
-            self.client.close()
+        if self.login:
+            self.login.close()
         self.state = State.LOGIN
-        self.client = None
+        self.login = None
         self.account, self.catalog = None, []       # cache of what the server has sent
         self.listed = {}                # items in the order listed last, for "buy" and for "sell"
 
@@ -83,11 +203,6 @@ class Console(object):
         self.terminal.discard_typeahead()       # options, which would be taken for nicknames
         self.end_session()
         self.say_error(*sentences)
-
-    def call_server(self, method, *arguments):
-        """Return the result of a method that waits for the server; say so if it takes long."""
-        with self.terminal.waiting_notice("Waiting for the server ..."):
-            return method(*arguments)
 
     # --- State.LOGIN --------------------------------------------------------------------------
 
@@ -101,12 +216,15 @@ class Console(object):
             self.say_error(problem)
             return
         self.nickname = default or nickname
-        self.client = self.call_server(self.connect)
-        login = self.call_server(self.client.login, nickname)
+        self.login = Login(nickname, self.connect, self.terminal, self.key_file)
+        result = self.login.open()
+        if result is None:
+            self.end_session()
+            return
         self.nickname = nickname
         self.state = State.GAME_SESSION
-        self.account, self.catalog = login["account"], login["catalog"]
-        welcome = "Welcome to the shop" if login["created"] else "Welcome back"
+        self.account, self.catalog = result["account"], result["catalog"]
+        welcome = "Welcome to the shop" if result["created"] else "Welcome back"
         self.say("%s, %s!" % (welcome, nickname), GREEN)
         self.show_account()
         self.show_options()
@@ -123,7 +241,7 @@ class Console(object):
 
     def run_option(self, line):
         """Run the option in a line; return the next one if the player has already typed it."""
-        self.call_server(self.client.ping)      # any line, even an empty one, detects a lost server
+        self.call_server(self.login.client.ping)    # any line, an empty one, too, detects its loss
         words = line.strip().split(None, 1)
         if not words:
             return None
@@ -149,9 +267,32 @@ class Console(object):
         return bool(words) and words[0] in (TRADES if words[1:] else self.options)
 
     def log_out(self):
-        self.call_server(self.client.logout)
+        self.call_server(self.login.client.logout)
         self.say("Good bye, %s." % self.account["nickname"])
         self.end_session()
+
+    def protect(self):
+        """Protect the account with a new key, and tell the player what that means."""
+        is_replaced = bool(self.login.keys)
+        try:
+            if not self.login.protect():
+                return
+        except RpcError as refusal:
+            if refusal.reason == "not_logged_in":       # the server has lost the login
+                raise
+            self.say_error("This server is older than keys: it cannot protect an account."
+                           if refusal.reason == "method_not_found" else refusal.message)
+            return
+        except ServerGone as gone:
+            self.abort_session(gone.message, "It may or may not have taken the new key. That is in "
+                               "%s, and your next login uses it by itself." % self.key_file.name)
+            return
+        self.say("Only your key opens this account now. It is in %s." % self.key_file.name, GREEN)
+        if is_replaced:
+            self.say("It replaces the last one, on your other computers, too.")
+        self.say("This client sends it by itself. On another computer, copy the file to the same "
+                 "place there, or type the key when it is asked for.")
+        self.say("Keep a copy of the file. If the key is lost, whoever runs the server can help.")
 
     def trade(self, verb, word=None):
         """Trade the item that a word means, or ask for one; return an option typed instead."""
@@ -182,7 +323,7 @@ class Console(object):
                 if self.request_trade(verb, matches[0]):
                     return None
             else:
-                self.call_server(self.client.ping)
+                self.call_server(self.login.client.ping)
                 if matches == [BACK]:
                     return None
                 if word:
@@ -202,7 +343,7 @@ class Console(object):
     def request_trade(self, verb, item):
         """Let the server trade; return False if it refuses and the player may choose again."""
         try:
-            self.account = self.call_server(getattr(self.client, verb), item)
+            self.account = self.call_server(getattr(self.login.client, verb), item)
         except RpcError as refusal:
             if refusal.reason == "not_logged_in":       # the server has lost the login
                 raise

@@ -14,7 +14,7 @@ import re
 from collections import namedtuple
 from enum import Enum
 
-from constants import MAX_BATCH, MAX_DEPTH, MAX_DIGITS, MAX_LINE, MAX_NICKNAME
+from constants import KEY_LENGTHS, MAX_BATCH, MAX_DEPTH, MAX_DIGITS, MAX_LINE, MAX_NICKNAME
 from text import Text
 
 _ID_TYPES = frozenset([Text, int, type(2 ** 64), float, type(None)])     # long on 2.7; never bool
@@ -108,6 +108,16 @@ def nickname_problem(nickname):
     if "\0" in nickname:
         return "A nickname cannot contain a NUL character."
     return None
+
+
+_is_key = re.compile("[ -~]{%d,%d}\\Z" % KEY_LENGTHS).match
+
+
+def key_problem(key):
+    """Return what is wrong with a key, as a sentence; None when it may be the key of an account."""
+    if type(key) is Text and _is_key(key):
+        return None
+    return "A key is %d to %d characters of printable ASCII." % KEY_LENGTHS
 
 
 def _item_problem(item):

@@ -581,23 +581,23 @@ def ticker(make_ticker):
     return make_ticker()
 
 
-# --- players of the client, and servers that follow a script (players.py) ------------------------
+# --- players of the client, and servers that follow a script (playing.py) ------------------------
 
-import players      # noqa: E402    (it imports names from above)
+import playing      # noqa: E402    (it imports names from above)
 
 
 @pytest.fixture
 def start_player():
-    """Return a function that starts a `players.Player`.
+    """Return a function that starts a `playing.Player`.
 
     Every player is ended after the test. None may have seen a traceback.
     """
     started = []
 
     def start(port=None, *arguments, **variables):
-        player = players.Player(port, *arguments, **variables)
+        player = playing.Player(port, *arguments, **variables)
         started.append(player)
-        player.read_until(players.NICKNAME)
+        player.read_until(playing.NICKNAME)
         return player
 
     yield start
@@ -612,14 +612,14 @@ def player(program, start_player):
     """Return a player with 100 credits, a sword and a torch, who has just logged in."""
     open_account(program.database, "bob", 100, "sword,torch")
     player = start_player(program.port)
-    player.enter("bob", players.OPTION)
+    player.enter("bob", playing.OPTION)
     return player
 
 
 @pytest.fixture
 def script():
-    """Return a `players.Script`, closed after the test."""
-    script = players.Script()
+    """Return a `playing.Script`, closed after the test."""
+    script = playing.Script()
     yield script
     script.close()
 

@@ -18,7 +18,7 @@ import time
 import pytest
 from conftest import (CLIENT, PAGE, PATIENCE, ROOT, WAITING, environment, is_full, open_account,
                       player_environment, query, small_pipe, wait_for)
-from players import (ACCOUNT, BUY, NICKNAME, OPTION, QUESTIONS, RESULTS, SELL, Script, end_process,
+from playing import (ACCOUNT, BUY, NICKNAME, OPTION, QUESTIONS, RESULTS, SELL, Script, end_process,
                      in_order, read_output, run, sleeps_or_ended, start_in_pipes, stored_account)
 
 import protocol

@@ -12,7 +12,7 @@ import termios
 import pexpect
 import pytest
 from conftest import CLIENT, WAITING, open_account
-from players import (ACCOUNT, BUY, NICKNAME, OPTION, RESULTS, SELL, end_process, run,
+from playing import (ACCOUNT, BUY, NICKNAME, OPTION, RESULTS, SELL, end_process, run,
                      start_in_pipes, stored_account)
 from screen import CLEAR, CTRL_C, CTRL_Z, ENTER, LEFT, TAB, UP, Screen
 from wcwidth import wcswidth
