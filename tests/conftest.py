@@ -2,6 +2,7 @@
 """What the tests share: the real programs in subprocesses, and peers that speak bytes to them."""
 from __future__ import unicode_literals
 
+import atexit
 import contextlib
 import fcntl
 import io
@@ -10,11 +11,13 @@ import logging
 import os
 import random
 import re
+import shutil
 import socket
 import sqlite3
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import time
 
@@ -37,6 +40,8 @@ from session import FOREVER, Session    # noqa: E402
 
 MAX_WORKERS = 64    # of pytest-xdist; each has ports of its own, and so has a run without it
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw%d" % os.getpid())[2:]) % MAX_WORKERS
+DATA_HOME = tempfile.mkdtemp("lavka")       # for the keys of players: the tests leave no others
+atexit.register(shutil.rmtree, DATA_HOME)
 PATIENCE = 20       # seconds until a condition that never comes fails its test
 
 
@@ -52,8 +57,9 @@ def wait_for(condition, what):
 
 
 def environment(**variables):
-    """The environment for a program: this one, without Lavka's own variables."""
+    """The environment for a program: this one, without Lavka's own variables and the real keys."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("LAVKA_")}
+    clean["XDG_DATA_HOME"] = DATA_HOME
     clean.update((str(name), str(value)) for name, value in variables.items())
     return clean
 
@@ -259,6 +265,11 @@ if pgcluster.BINARIES is not None:
         WHY_NO_POSTGRESQL = None
     except ImportError:
         WHY_NO_POSTGRESQL = "psycopg2 is not installed"
+
+
+needs_strace = pytest.mark.skipif(
+    not any(os.access(os.path.join(path, "strace"), os.X_OK)
+            for path in os.environ["PATH"].split(os.pathsep)), reason="there is no strace here")
 
 
 def pytest_terminal_summary(terminalreporter):
