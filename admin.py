@@ -63,6 +63,11 @@ def _problems(storage, progress, accounts):
     """Yield what is wrong with the files, then what is wrong with the accounts."""
     for damage in storage.find_damage():
         yield damage
+    for nickname, id in storage.query(
+            "SELECT CAST(nickname AS TEXT), account_id FROM account_key LEFT JOIN account "
+            "ON id = account_id WHERE id IS NULL OR length(hash) != 64 ORDER BY account_id"):
+        yield ("a key is of account %d, which is not there" % id if nickname is None else
+               "account %s: the hash of its key is none that the shop writes" % quote(nickname))
     progress.stage("sorting the ledger")
     for number, problems in enumerate(ledger.find_differences(storage.stream(ledger.ROWS))):
         progress.advance("replaying the ledger", number, accounts)

@@ -61,7 +61,11 @@ def check_schema(database, name, models):
             unique = [index.columns for index in database.get_indexes(table) if index.unique]
         except STORAGE_ERRORS as error:
             raise CannotOpen("cannot read the database %s: %s" % (name, describe(error)))
-        if columns != set(model._meta.columns) or (model is Account and ["nickname"] not in unique):
+        expected = set(model._meta.columns)
+        if model is Trade and columns == expected - {"note"}:
+            raise CannotOpen("the database %s is from an older version: bring it up to date with: "
+                             "%s" % (name, create_command(name)))
+        if columns != expected or (model is Account and ["nickname"] not in unique):
             raise CannotOpen("the table %s of %s is not that of this program" % (table, name))
 
 
