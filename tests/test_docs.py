@@ -84,7 +84,7 @@ def defined(module):
             for inner in ast.walk(member):
                 for target in targets(inner):
                     own = getattr(getattr(target, "value", None), "id", None) == "self"
-                    name = target.attr if own else getattr(target, "id", None)
+                    name = getattr(target, "attr" if own else "id", None)
                     if name and (own or inner is member):
                         names.add("%s.%s" % (node.name, name))
     return names
