@@ -28,7 +28,7 @@ CREDITS_RANGE = (100, 1000)
 MAX_CREDITS = 2 ** 63 - 1     # the largest INTEGER of SQLite and bigint of PostgreSQL
 
 # The options of a session, in the order in which the client lists them.
-OPTIONS = ("balance", "items", "buy", "sell", "logout")
+OPTIONS = ("balance", "items", "buy", "sell", "logout", "protect")
 BACK = "back"                 # at the question for an item: return to the options
 
 # --- where it runs ----------------------------------------------------------------------------
@@ -106,6 +106,12 @@ LOCK_TABLE_SHARE = 0.9        # of PostgreSQL's lock table, up to which nickname
 LOCK_COUNT_SHARE = 0.125      # of the room left, which a server fills before it counts again: few
                               # servers that fill it at once hardly exceed the share above
 
+# --- the player's keys ------------------------------------------------------------------------
+
+KEY_BYTES = 16                # of a new key: random enough that nobody can guess it
+KEY_ATTEMPTS = 3              # wrong keys until the console asks for the nickname again: a script
+                              # without the key must not have all its lines taken for keys
+
 # --- the console (columns) --------------------------------------------------------------------
 
 COLUMNS = 80                  # of a line; what terminals have at least
@@ -132,6 +138,7 @@ IDLE_SECONDS = 1              # without a commit until the write-ahead log is co
 FILE_LOCK_ATTEMPTS = 10       # of a server's start to lock a file of the database: a command that
                               # looks whether a server runs holds it for microseconds
 FILE_LOCK_PAUSE_SECONDS = 0.01    # between two of these attempts
+KEY_LOCK_SECONDS = 5          # to wait for a client that changes the file of keys, in milliseconds
 CHECKPOINT_RETRY_SECONDS = 1  # between two checkpoints that another program's reading holds back
 STATEMENT_SECONDS = 4         # for PostgreSQL to answer; all wait meanwhile, and clients give up
                               # after 5

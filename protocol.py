@@ -72,6 +72,22 @@ class RpcError(Exception):
         return self.data.get("reason")
 
 
+class ServerGone(Exception):
+    """There is no server, or none that answers; as text, a sentence for people.
+
+    `reason` is stable: `not_running`, `unreachable` and `tls_failed` come from connecting, before
+    any request. With `no_answer`, `gone` and `not_lavka`, the last request may have been applied.
+    """
+    code = None             # no code of JSON-RPC: no server has sent this error
+
+    def __init__(self, reason, message):
+        super(ServerGone, self).__init__(reason, message)
+        self.reason, self.message = reason, message
+
+    def __str__(self):
+        return self.message
+
+
 # Unicode's property White_Space (PropList.txt). `strip` alone also removes control characters,
 # which nicknames may have, and differs from one Python to the next.
 _WHITE_SPACE = ("\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007"

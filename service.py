@@ -301,7 +301,7 @@ class Service(object):
 
     def protect(self, session, key):
         self.shop.protect(session.account, key)
-        self.players.log_of(session, "protect", is_uncommitted=True)
+        self.players.log(session, True, "protect nickname=%s peer=%s")
         return b"true"
 
     def logout(self, session):

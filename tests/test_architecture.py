@@ -41,7 +41,9 @@ ARROWS = {
     "listener": "connection constants protocol session text",
     "server": "cli connection constants db listener log service session storage text",
     "terminal": "cli constants text",
-    "client": "cli constants log protocol terminal text",
+    "keyfile": "constants log text",
+    "console": "constants keyfile protocol terminal text",
+    "client": "cli console constants keyfile log protocol terminal",
 }
 
 MOST_LINES = {"a file": 500, "a class": 300, "a function": 40}

@@ -16,7 +16,7 @@ import time
 
 import pytest
 import torture
-from conftest import ROOT, Peer, audit, environment, reason, request, wait_for
+from conftest import ROOT, Peer, audit, environment, needs_strace, reason, request, wait_for
 
 from constants import LOG_ADDRESS_LINES, LOG_LINE, REPLY_SECONDS
 
@@ -132,11 +132,6 @@ def test_commands_beside_a_server_that_trades(program, directory):
         trader.peer.close()
     program.kill()
     audit(program.database)
-
-
-needs_strace = pytest.mark.skipif(
-    not any(os.access(os.path.join(path, "strace"), os.X_OK)
-            for path in os.environ["PATH"].split(os.pathsep)), reason="there is no strace here")
 
 
 class Trace(object):
