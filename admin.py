@@ -17,6 +17,7 @@ import errno
 import io
 import locale
 import logging
+import pwd
 import signal
 import tempfile
 import time
@@ -26,7 +27,7 @@ import ledger
 from constants import MAX_CREDITS
 from db import open_storage
 from log import monotonic
-from models import TABLES, Account, Trade
+from models import TABLES, Account, AccountKey, Trade
 from storage import STORAGE_ERRORS, CannotBackUp, CannotOpen, describe, is_usable
 from text import escape, quote
 
@@ -62,6 +63,11 @@ def _problems(storage, progress, accounts):
     """Yield what is wrong with the files, then what is wrong with the accounts."""
     for damage in storage.find_damage():
         yield damage
+    for nickname, id in storage.query(
+            "SELECT CAST(nickname AS TEXT), account_id FROM account_key LEFT JOIN account "
+            "ON id = account_id WHERE id IS NULL OR length(hash) != 64 ORDER BY account_id"):
+        yield ("a key is of account %d, which is not there" % id if nickname is None else
+               "account %s: the hash of its key is none that the shop writes" % quote(nickname))
     progress.stage("sorting the ledger")
     for number, problems in enumerate(ledger.find_differences(storage.stream(ledger.ROWS))):
         progress.advance("replaying the ledger", number, accounts)
@@ -73,22 +79,24 @@ def history(storage, out, nickname):
     """Print what the ledger has of an account, the oldest row first."""
     with storage.reading():
         layout = "%-19s  %-8s  %7s  %9s  %s"
-        id, _, _ = _find(storage, nickname)
+        id = _find(storage, nickname)[0]
         out.write(layout % ("time (UTC)", "what", "price", "credits", "item") + "\n")
-        for moment, kind, price, credits, item in storage.query(
+        for moment, kind, price, credits, item, note in storage.query(
                 "SELECT " + storage.MOMENT + ", CAST(what AS TEXT), price, credits, "
-                "CAST(item AS TEXT) FROM trade WHERE account_id = ? ORDER BY id", id):
+                "CAST(item AS TEXT), CAST(note AS TEXT) FROM trade WHERE account_id = ? "
+                "ORDER BY id", id):
             price = "" if kind == Trade.OPENING else price
-            line = layout % (moment, kind, price, credits, item)
+            line = layout % (moment, kind, price, credits, "by " + note if note else item)
             out.write(escape(line.rstrip()) + "\n")
 
 
 def show(storage, out, nickname):
-    """Print an account."""
+    """Print an account, and whether it is protected by a key."""
     with storage.reading():
-        _, credits, items = _find_usable(storage, nickname)
-    out.write("nickname  %s\ncredits   %s\nitems     %s\n" % (
-        quote(nickname), credits, escape(items).replace(",", ", ") or "none"))
+        _, credits, items, key_hash = _find_usable(storage, nickname)
+    out.write("nickname  %s\ncredits   %s\nitems     %s\nprotected %s\n" % (
+        quote(nickname), credits, escape(items).replace(",", ", ") or "none",
+        "no" if key_hash is None else "yes"))
 
 
 def backup(storage, out, target):
@@ -119,15 +127,33 @@ def grant(storage, out, nickname, credits):
     and sees them with the next buy or sell. A request that arrives at the same instant is refused
     once; nothing is lost."""
     with storage.changing(), storage.database.bind_ctx(TABLES):
-        id, before, _ = _find_usable(storage, nickname, storage.SELECT_TO_CHANGE)
+        id, before, _, _ = _find_usable(storage, nickname, storage.SELECT_TO_CHANGE)
         after = before + credits
         if not 0 <= after <= MAX_CREDITS:
             raise CommandFailed("%s has %d credits; they can be 0 to %d"
                                 % (quote(nickname), before, MAX_CREDITS))
         Account.update(credits=after).where(Account.id == id).execute()
         Trade.create(account=id, time=int(time.time()), what=Trade.GRANT, item="",
-                     price=credits, credits=after)
+                     price=credits, credits=after, note=_user())
     out.write("%s has %d credits now\n" % (quote(nickname), after))
+
+
+def unprotect(storage, out, nickname):
+    """Remove the key of an account, for an owner who has lost it. From then on the nickname alone
+    opens it. Its player may be logged in."""
+    with storage.changing(), storage.database.bind_ctx(TABLES):
+        id = _find(storage, nickname, storage.SELECT_TO_CHANGE)[0]
+        if not AccountKey.delete().where(AccountKey.account == id).execute():
+            raise CommandFailed("the account %s has no key" % quote(nickname))
+    out.write("%s needs no key now\n" % quote(nickname))
+
+
+def _user():
+    """Return the name of the system's user who types the command."""
+    try:
+        return "%s" % pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:                        # in a container, say
+        return "uid %d" % os.getuid()
 
 
 def _find(storage, nickname, select=None):
@@ -194,6 +220,7 @@ COMMANDS = [        # each with its arguments: name, type, meaning
     (show, [NICKNAME]),
     (backup, [("file", cli.path, "the copy; it must not exist")]),
     (grant, [NICKNAME, ("credits", cli.credits_to_grant, "how many; below 0 to take some")]),
+    (unprotect, [NICKNAME]),
 ]
 
 

@@ -1,5 +1,5 @@
 # -*- coding: utf-8 -*-
-"""The client: a blocking connection to the server, and the console that a player types into.
+"""The client: a blocking connection to the server as a library, and the program that plays.
 
     python client.py [--host HOST] [--port PORT] [--tls [--ca FILE]] [--stats]
 """
@@ -19,34 +19,17 @@ import functools
 import itertools
 import socket
 import ssl
-from enum import Enum
 
 import cli
 import protocol
-from constants import (BACK, HOST, ITEM_COLUMNS, NICKNAME_COLUMNS, OPTIONS, PORT, RECV_SIZE,
-                       REPLY_SECONDS)
+from console import Console, State, advice_by_reason    # noqa: F401  (State: for programs)
+from constants import HOST, PORT, RECV_SIZE, REPLY_SECONDS
+from keyfile import KeyFile, default_path, new_key      # noqa: F401  (new_key: for programs)
 from log import monotonic
-from protocol import RpcError
-from terminal import FAINT, GREEN, PLAIN, run_on_terminal
-from text import find
-
+from protocol import RpcError, ServerGone
+from terminal import run_on_terminal
 
 # --- the connection ---------------------------------------------------------------------------
-
-class ServerGone(Exception):
-    """There is no server, or none that answers; as text, a sentence for people.
-
-    `reason` is stable: `not_running`, `unreachable` and `tls_failed` come from connecting, before
-    any request. With `no_answer`, `gone` and `not_lavka`, the last request may have been applied.
-    """
-    code = None             # no code of JSON-RPC: no server has sent this error
-
-    def __init__(self, reason, message):
-        super(ServerGone, self).__init__(reason, message)
-        self.reason, self.message = reason, message
-
-    def __str__(self):
-        return self.message
 
 
 class Client(object):
@@ -81,9 +64,10 @@ class Client(object):
         """End the connection, and with it the login."""
         self._sock.close()
 
-    def login(self, nickname):
+    def login(self, nickname, key=None):
         """Log in; return {"account": as `buy`, "created": bool, "catalog": [{"name", "price"}]}."""
-        return self._call("login", {"nickname": nickname}, protocol.read_login)
+        params = {"nickname": nickname} if key is None else {"nickname": nickname, "key": key}
+        return self._call("login", params, protocol.read_login)
 
     def ping(self):
         """Ask whether the server is there; return "pong"."""
@@ -100,6 +84,10 @@ class Client(object):
     def logout(self):
         """Free the nickname and keep the connection; return True."""
         return self._call("logout", {})
+
+    def protect(self, key):
+        """Let the account open with this key only, in place of the last one; return True."""
+        return self._call("protect", {"key": key})
 
     def stats(self):
         """Return the server's statistics by name; it answers only clients on its own machine."""
@@ -184,266 +172,6 @@ def _openssl_reason(error):
     return (getattr(error, "reason", "") or "").replace("_", " ").lower()
 
 
-# --- the console ------------------------------------------------------------------------------
-
-HELP_WORDS = ("help", "?")
-TRADES = ("buy", "sell")
-UNKNOWN_ITEM = "There is no \"%s\" in the catalog."
-EXPLANATIONS = {
-    "balance": "your credits", "items": "what you own",
-    "buy": "shows the catalog, and asks what you choose",
-    "sell": "shows what you own, and asks what you give back for its price",
-    "logout": "frees your nickname for others"}
-
-
-def advice_by_reason(host, port, tls):
-    """Return what a player can do about a ServerGone, by its reason."""
-    check = "Check --host and --port."
-    flags = (" --host %s" % host if host != HOST else "") \
-        + (" --port %d" % port if port != PORT else "")
-    start = "Start one%s python server.py%s" % (":" if flags else " with:", flags)
-    is_local = not tls and (host in ("localhost", "::1") or host.startswith("127."))
-    return {"not_running": start if is_local else check, "unreachable": check, "not_lavka": check,
-            "tls_failed": "Check --tls and --ca.", "no_answer": "Try to log in again.",
-            "gone": "Log in again when it is back."}
-
-
-class State(Enum):
-    """The state of the console: what it takes the player's next line for."""
-    LOGIN = "a nickname"
-    GAME_SESSION = "an option"
-
-
-class Console(object):
-    """The state machine between a player's lines and the server's answers."""
-
-    def __init__(self, connect, advice, terminal):
-        self.connect = connect          # function that returns a new Client
-        self.advice = advice            # what to do about a ServerGone, by its reason
-        self.terminal = terminal
-        self.say, self.say_error = terminal.say, terminal.say_error
-        self.options = {"balance": self.show_balance, "items": self.show_items,
-                        "buy": functools.partial(self.trade, "buy"),
-                        "sell": functools.partial(self.trade, "sell"), "logout": self.log_out}
-        self.options.update((word, self.show_help) for word in HELP_WORDS)
-        self.client = None              # connection of this session or login
-        self.nickname = ""              # nickname of the last login, offered for the next one
-        self.end_session()
-
-    def run(self):
-        """Handle lines until EOFError, the end of the input."""
-        if self.terminal.has_keyboard:
-            self.say("A nickname opens an account, or gets yours back. Ctrl-C or Ctrl-D leaves.",
-                     FAINT)
-        while True:
-            try:
-                step = self.log_in if self.state is State.LOGIN else self.ask_option
-                step()
-            except RpcError as refusal:     # the login was refused, or the server has lost it
-                self.abort_session(refusal.message)
-            except ServerGone as gone:
-                self.abort_session(gone.message, self.advice[gone.reason])
-
-    def end_session(self):
-        """Close the connection, drop the cache and enter State.LOGIN."""
-        if self.client:
-            self.client.close()
-        self.state = State.LOGIN
-        self.client = None
-        self.account, self.catalog = None, []       # cache of what the server has sent
-        self.listed = {}                # items in the order listed last, for "buy" and for "sell"
-
-    def abort_session(self, *sentences):
-        """End the session because of an error, and print it."""
-        self.terminal.discard_typeahead()       # options, which would be taken for nicknames
-        self.end_session()
-        self.say_error(*sentences)
-
-    def call_server(self, method, *arguments):
-        """Return the result of a method that waits for the server; say so if it takes long."""
-        with self.terminal.waiting_notice("Waiting for the server ..."):
-            return method(*arguments)
-
-    # --- State.LOGIN --------------------------------------------------------------------------
-
-    def log_in(self):
-        """Ask for a nickname, connect and log in."""
-        default = self.nickname if self.terminal.has_keyboard else ""   # a pipe has no Enter key
-        offer = " [%s]" % self.terminal.shorten(default, NICKNAME_COLUMNS) if default else ""
-        nickname = self.terminal.ask("Nickname%s: " % offer, remember=False) or default
-        problem = protocol.nickname_problem(nickname)
-        if problem:
-            self.say_error(problem)
-            return
-        self.nickname = default or nickname
-        self.client = self.call_server(self.connect)
-        login = self.call_server(self.client.login, nickname)
-        self.nickname = nickname
-        self.state = State.GAME_SESSION
-        self.account, self.catalog = login["account"], login["catalog"]
-        welcome = "Welcome to the shop" if login["created"] else "Welcome back"
-        self.say("%s, %s!" % (welcome, nickname), GREEN)
-        self.show_account()
-        self.show_options()
-
-    # --- State.GAME_SESSION -------------------------------------------------------------------
-
-    def ask_option(self):
-        """Ask for an option and run it."""
-        nickname = self.terminal.shorten(self.account["nickname"], NICKNAME_COLUMNS)
-        question = "%s %d> " % (nickname, self.account["credits"])
-        line = self.terminal.ask(question, self.complete_option)
-        while line is not None:
-            line = self.run_option(line)
-
-    def run_option(self, line):
-        """Run the option in a line; return the next one if the player has already typed it."""
-        self.call_server(self.client.ping)      # any line, even an empty one, detects a lost server
-        words = line.strip().split(None, 1)
-        if not words:
-            return None
-        names, listed = (TRADES, ()) if words[1:] else (OPTIONS + HELP_WORDS, OPTIONS)
-        matches = find(words[0], names, listed)
-        if len(matches) == 1:
-            return self.options[matches[0]](*words[1:])
-        self.reject_word("There is no option \"%s\".", line.strip(), matches)
-        return self.show_options()
-
-    def complete_option(self, line):
-        """Complete an option, or the item after a trade; a completer of `Terminal.ask`."""
-        option, space, item = line.lstrip().partition(" ")
-        if not space:
-            return option, [name + " " if name in TRADES else name
-                            for name in OPTIONS + HELP_WORDS[:1]]
-        matches = find(option, TRADES)
-        return item.lstrip(), self.tradable_items(matches[0]) if len(matches) == 1 else []
-
-    def is_option(self, line):
-        """Return whether a line at the question for an item is an option, written in full."""
-        words = line.lower().split(None, 1)
-        return bool(words) and words[0] in (TRADES if words[1:] else self.options)
-
-    def log_out(self):
-        self.call_server(self.client.logout)
-        self.say("Good bye, %s." % self.account["nickname"])
-        self.end_session()
-
-    def trade(self, verb, word=None):
-        """Trade the item that a word means, or ask for one; return an option typed instead."""
-        if verb == "sell" and not self.account["items"]:
-            return self.say_error("You have nothing to sell.")
-        if word and (verb in self.listed or not word.isdigit()):    # a number refers to a list
-            matches = self.find_item(verb, word)
-            if len(matches) == 1:
-                self.request_trade(verb, matches[0])
-            else:
-                self.reject_word(UNKNOWN_ITEM, word, matches)
-            return None
-        self.list_items(verb)
-        return self.ask_item(verb)
-
-    def ask_item(self, verb):
-        """Ask until an item is traded or the player goes back; return an option typed instead."""
-        names = self.tradable_items(verb) + [BACK]
-        question = "What do you %s? (or %s) " % (verb, BACK)
-        while True:
-            word = self.terminal.ask(question, lambda line: (line.lstrip(), names)).strip()
-            matches = self.find_item(verb, word, [BACK]) if word else []
-            if self.is_option(word) and word.lower() not in [name.lower() for name in matches]:
-                if word.lower() not in HELP_WORDS:
-                    return word
-                self.run_option(word)
-            elif len(matches) == 1 and matches != [BACK]:
-                if self.request_trade(verb, matches[0]):
-                    return None
-            else:
-                self.call_server(self.client.ping)
-                if matches == [BACK]:
-                    return None
-                if word:
-                    self.reject_word(UNKNOWN_ITEM, word, matches)
-
-    def tradable_items(self, verb):
-        """Return the names of the items that can be bought, or that can be sold."""
-        owned = list(self.account["items"])
-        return owned if verb == "sell" else [item["name"] for item in self.catalog]
-
-    def find_item(self, verb, word, others=()):
-        """Return the items that a word may mean, or else those that the server will refuse."""
-        names = self.tradable_items(verb) + list(others)
-        return find(word, names, self.listed.get(verb, ())) \
-            or find(word, self.tradable_items("sell" if verb == "buy" else "buy"))
-
-    def request_trade(self, verb, item):
-        """Let the server trade; return False if it refuses and the player may choose again."""
-        try:
-            self.account = self.call_server(getattr(self.client, verb), item)
-        except RpcError as refusal:
-            if refusal.reason == "not_logged_in":       # the server has lost the login
-                raise
-            self.say_error(refusal.message)
-            return False
-        except ServerGone as gone:
-            self.abort_session(gone.message, "It may or may not have let you %s the %s: your next "
-                               "login will show." % (verb, item))
-            return True
-        self.say("Congratulations! You %s the %s." % ("bought" if verb == "buy" else "sold", item),
-                 GREEN)
-        self.show_balance()
-        return True
-
-    # --- what the player sees -----------------------------------------------------------------
-
-    def reject_word(self, problem, word, matches):
-        """Say that a word means nothing, or too many things."""
-        if matches:
-            self.say_error("\"%s\" may be %s or %s." % (word, ", ".join(matches[:-1]), matches[-1]))
-        else:
-            self.say_error(problem % word)
-
-    def show_account(self):
-        self.say("  credits  %d" % self.account["credits"])
-        self.say("  items    %s" % (", ".join(self.account["items"]) or "none"), indent=11)
-
-    def show_balance(self):
-        self.say("You have %d credits." % self.account["credits"])
-
-    def show_items(self):
-        items = self.account["items"]
-        self.say("Your items: %s." % ", ".join(items) if items else "You have no items.", indent=12)
-
-    def list_items(self, verb):
-        """Print a table of the items that can be traded, and remember their numbers."""
-        names = self.listed[verb] = self.tradable_items(verb)
-        prices = {item["name"]: item["price"] for item in self.catalog}
-        rows = [(("#", "item", "price", ""), FAINT)]
-        for number, name in enumerate(names, 1):
-            price = prices.get(name, "-")           # an owned item may have left the catalog
-            note = self.affordability(name, price) if verb == "buy" else ""
-            cells = ("%d" % number, self.terminal.shorten(name, ITEM_COLUMNS), "%s" % price, note)
-            rows.append((cells, PLAIN if note in ("", "affordable") else FAINT))
-        self.terminal.show_table("><><", rows)
-
-    def affordability(self, name, price):
-        missing = price - self.account["credits"]
-        if name in self.account["items"]:
-            return "owned"
-        return "%d credits short" % missing if missing > 0 else "affordable"
-
-    def show_options(self):
-        self.say("Options: %s." % ", ".join("%d %s" % pair for pair in enumerate(OPTIONS, 1)))
-        self.say("Type ? for help; Ctrl-C or Ctrl-D leaves the game.", FAINT)
-
-    def show_help(self):
-        for number, option in enumerate(OPTIONS, 1):
-            self.say("  %d  %-8s %s" % (number, option, EXPLANATIONS[option]))
-        self.say("The beginning of an option or item is enough, or its number in the list shown.")
-        self.say("\"buy sword\" and \"sell sword\" ask nothing; \"%s\" leaves a question." % BACK)
-        if self.terminal.can_edit:
-            self.say("Tab completes, the arrow keys bring back earlier lines.")
-        self.say("Ctrl-C or Ctrl-D leaves the game.")
-
-
 # --- the command ------------------------------------------------------------------------------
 
 def show_stats(connect, advice, terminal):
@@ -493,7 +221,8 @@ def main(arguments=None):
     advice = advice_by_reason(options.host, options.port, options.tls)
     if options.stats:
         return run_on_terminal(lambda terminal: show_stats(connect, advice, terminal))
-    return run_on_terminal(lambda terminal: Console(connect, advice, terminal).run())
+    key_file = KeyFile(default_path())
+    return run_on_terminal(lambda terminal: Console(connect, advice, terminal, key_file).run())
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import unicode_literals
 
 from collections import OrderedDict
 
-VERSION = "1.1"
+VERSION = "1.2"
 
 # --- the shop ---------------------------------------------------------------------------------
 
@@ -28,12 +28,12 @@ CREDITS_RANGE = (100, 1000)
 MAX_CREDITS = 2 ** 63 - 1     # the largest INTEGER of SQLite and bigint of PostgreSQL
 
 # The options of a session, in the order in which the client lists them.
-OPTIONS = ("balance", "items", "buy", "sell", "logout")
+OPTIONS = ("balance", "items", "buy", "sell", "logout", "protect")
 BACK = "back"                 # at the question for an item: return to the options
 
 # --- where it runs ----------------------------------------------------------------------------
 
-HOST = "127.0.0.1"            # loopback: whoever can connect can play as anybody
+HOST = "127.0.0.1"            # loopback: whoever can connect can play every unprotected account
 PORT = 7777                   # above 1023, so no privileges; easy to remember
 DATABASE = "lavka.db"         # in the working directory
 
@@ -42,6 +42,7 @@ DATABASE = "lavka.db"         # in the working directory
 MAX_LINE = 65536              # one message with its end of line; bounds a client's input buffer
 MAX_BATCH = 64                # requests in one JSON-RPC batch; bounds what one line can ask for
 MAX_NICKNAME = 255            # characters (code points); the size of the column
+KEY_LENGTHS = (32, 128)       # characters of an account's key: 32 hexadecimal digits are 128 bits
 MAX_DEPTH = 100               # nesting of JSON; a request needs 3, interpreters give up at 1000
 MAX_DIGITS = 4300             # digits of a JSON integer; int() is quadratic, and CPython >= 3.11
                               # has the same limit
@@ -79,10 +80,10 @@ LOG_RESERVE = 65536           # the part of it that only WARNING and above may f
 LOG_WRITES = 1000             # writes in a row, in some 5 ms, for another user's terminal: it gets
                               # one byte in each
 
-# Lines about logins, and as many about logouts, that are written before they are counted: so many
-# at once, and so many again every LOG_SUMMARY_SECONDS. Behind one address 1,000 players may log in
-# twice in a moment. Without a pause it makes 0.9 million lines a day of each, 150 MB in all, or
-# 1.6 GB if its nicknames are as long as they can be.
+# Lines about logins that are written before they are counted, and as many about logouts and about
+# new keys: so many at once, and so many again every LOG_SUMMARY_SECONDS. Behind one address 1,000
+# players may log in twice in a moment. Without a pause it makes 0.9 million lines a day of each,
+# 150 MB of logins and logouts, or 1.6 GB if its nicknames are as long as they can be.
 LOG_ADDRESS_LINES = (2000, 100)
 LOG_LINES = (20000, 250)      # of all addresses together: after a restart the players of a full
                               # server log in; 2.5 times as much a day
@@ -104,6 +105,12 @@ LOCK_TABLE_SHARE = 0.9        # of PostgreSQL's lock table, up to which nickname
                               # commands need locks, too, and so does whoever else uses it
 LOCK_COUNT_SHARE = 0.125      # of the room left, which a server fills before it counts again: few
                               # servers that fill it at once hardly exceed the share above
+
+# --- the player's keys ------------------------------------------------------------------------
+
+KEY_BYTES = 16                # of a new key: random enough that nobody can guess it
+KEY_ATTEMPTS = 3              # wrong keys until the console asks for the nickname again: a script
+                              # without the key must not have all its lines taken for keys
 
 # --- the console (columns) --------------------------------------------------------------------
 
@@ -131,6 +138,7 @@ IDLE_SECONDS = 1              # without a commit until the write-ahead log is co
 FILE_LOCK_ATTEMPTS = 10       # of a server's start to lock a file of the database: a command that
                               # looks whether a server runs holds it for microseconds
 FILE_LOCK_PAUSE_SECONDS = 0.01    # between two of these attempts
+KEY_LOCK_SECONDS = 5          # to wait for a client that changes the file of keys, in milliseconds
 CHECKPOINT_RETRY_SECONDS = 1  # between two checkpoints that another program's reading holds back
 STATEMENT_SECONDS = 4         # for PostgreSQL to answer; all wait meanwhile, and clients give up
                               # after 5

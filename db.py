@@ -18,6 +18,8 @@ if __name__ == "__main__":
     import cli
     cli.prepare_process()
 
+import hashlib
+import hmac
 import logging
 import random
 
@@ -29,7 +31,7 @@ from postgresql import PostgreSQL
 from sqlite import SQLite
 from storage import (STORAGE_ERRORS, URL, CannotOpen, HeldElsewhere, NoRoom, UnusableRow,
                      describe)
-from text import excerpt
+from text import Text, excerpt
 
 log = logging.getLogger("lavka.db")
 
@@ -53,7 +55,7 @@ class Refusal(Exception):
 
 class OpenAccount(object):
     """An account in memory, for as long as its player is logged in."""
-    __slots__ = ("nickname", "id", "credits", "items", "stored", "is_dirty", "version")
+    __slots__ = ("nickname", "id", "credits", "items", "key_hash", "stored", "is_dirty", "version")
 
     def __init__(self, nickname, stored, version):
         self.nickname = nickname
@@ -63,12 +65,12 @@ class OpenAccount(object):
 
     def set_stored(self, stored):
         """Become what the database holds: a row, or None where there is none."""
-        self.stored = stored            # last loaded or stored row: (id, credits, items as text)
-        self.id, self.credits, items = stored or (None, 0, "")
+        self.stored = stored            # last loaded or stored row
+        self.id, self.credits, items, self.key_hash = stored or (None, 0, "", None)
         self.items = items.split(",") if items else []
 
     def row(self):
-        """Return what the database is to hold: (credits, items as text)."""
+        """Return what the table of accounts is to hold: (credits, items as text)."""
         return self.credits, ",".join(self.items)
 
 
@@ -88,6 +90,7 @@ class Shop(object):
         self.largest_batch = 0          # most changes in one transaction
         self._dirty = {}                # nickname -> OpenAccount with a change to store
         self._ledger = []               # changes to record: (OpenAccount, columns of Trade ...)
+        self._keys = {}                 # keys to store: OpenAccount -> hash
         self._version = None            # last seen data version; changes when another connection
                                         # commits
         self._version_checked = False   # whether the version was read since the last commit
@@ -112,14 +115,16 @@ class Shop(object):
         except STORAGE_ERRORS as error:
             self._storage_failed(error)
 
-    def login(self, nickname):
+    def login(self, nickname, key=None):
         """Load or open the account of a nickname; returns (OpenAccount, whether it is new).
 
-        Raises Refusal: nickname_in_use when another server holds it, storage_failed when the
-        database cannot be read, or has no room for another player.
+        Raises Refusal: nickname_in_use when another server holds it, key_required or wrong_key when
+        it is protected, storage_failed when the database cannot be read, or has no room for another
+        player.
         """
         account = self._dirty.get(nickname)         # of a login that ended in this very tick
         if account is not None:
+            _check_key(account, key)
             self.storage.hold(nickname)
             return account, False
         try:
@@ -135,16 +140,33 @@ class Shop(object):
         except STORAGE_ERRORS as error:
             self._storage_failed(error)
             raise Refusal("storage_failed", "Accounts cannot be read now. Try again later.")
-        self.storage.hold(nickname)
         account = OpenAccount(nickname, stored, self._version)
+        _check_key(account, key)
+        self.storage.hold(nickname)
         if stored is None:
             account.credits = random.randint(*CREDITS_RANGE)
             self._changed(account, Trade.OPENING, "", 0)
         return account, stored is None
 
+    def check_takeover(self, account, key):
+        """Check that a login with this key may end the one that has the account.
+
+        Raises Refusal: nickname_in_use unless the account is protected; else as `login`.
+        """
+        self._refresh(account)
+        _check_key(account, key)
+        if account.key_hash is None:
+            raise Refusal("nickname_in_use", NICKNAME_IN_USE)
+
     def logout(self, account):
         """Let another server have the nickname, after the next commit."""
         self.storage.release(account.nickname)
+
+    def protect(self, account, key):
+        """Have every further login need this key."""
+        account.key_hash = self._keys[account] = hash_key(key)
+        account.is_dirty = True
+        self._dirty[account.nickname] = account
 
     def buy(self, account, item):
         """Exchange an item's price for the item. Raises Refusal."""
@@ -220,10 +242,10 @@ class Shop(object):
 
     def _store(self):
         rows = {account: account.row() for account in self._dirty.values()}
-        ledger = self._ledger
-        self._dirty, self._ledger = {}, []
+        ledger, keys = self._ledger, self._keys
+        self._dirty, self._ledger, self._keys = {}, [], {}
         try:
-            failed = self.storage.save(rows, ledger)
+            failed = self.storage.save(rows, ledger, keys)
         except STORAGE_ERRORS as error:
             self._storage_failed(error)
             failed = {account: account.stored for account in rows}
@@ -235,7 +257,7 @@ class Shop(object):
             if account in failed:
                 account.set_stored(failed[account])
             else:
-                account.stored = (account.id,) + row
+                account.stored = (account.id,) + row + (account.key_hash,)
         return frozenset(failed)
 
     def _count(self, ledger, conflicts):
@@ -273,6 +295,26 @@ class Shop(object):
 
 def _unknown_item():
     return Refusal("unknown_item", "There is no such item in the catalog.")
+
+
+def hash_key(key):
+    """Return the hash of a key, as text.
+
+    A key is random, so nobody can guess it from its hash, however fast that is computed. A slow
+    hash, as passwords need, would stop the loop.
+    """
+    return Text(hashlib.sha256(key.encode("ascii")).hexdigest())
+
+
+def _check_key(account, key):
+    """Check that a login with this key, or None, may have the account. Raises Refusal."""
+    if account.key_hash is None:
+        return
+    if key is None:
+        raise Refusal("key_required", "This account is protected: logging in takes its key.")
+    # Comparing takes as long for every wrong hash: otherwise its time would tell how much is right.
+    if not hmac.compare_digest(hash_key(key).encode("utf-8"), account.key_hash.encode("utf-8")):
+        raise Refusal("wrong_key", "This is not the key of this account.")
 
 
 # --- the database -----------------------------------------------------------------------------

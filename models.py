@@ -42,9 +42,19 @@ class Trade(peewee.Model):
     item = peewee.TextField()                   # or, of an account's opening, all that it owned
     price = peewee.BigIntegerField()            # paid or got for the item; the credits of a grant
     credits = peewee.BigIntegerField(constraints=[peewee.Check("credits >= 0")])    # afterwards
+    note = peewee.TextField()                   # who made the grant; empty for players' changes
 
     class Meta(object):
         table_name = "trade"
 
 
-TABLES = [Account, Trade]
+class AccountKey(peewee.Model):
+    """The key of a protected account, as a hash; an account without a row needs no key."""
+    account = peewee.ForeignKeyField(Account, primary_key=True)
+    hash = peewee.CharField(max_length=64)      # SHA-256, as 64 hexadecimal digits
+
+    class Meta(object):
+        table_name = "account_key"
+
+
+TABLES = [Account, Trade, AccountKey]

@@ -27,8 +27,8 @@ from models import TABLES, Account
 from postgresql_connection import (Connector, array, columns, duplicate_socket,
                                    is_lock_timeout)
 from postgresql_locks import NicknameLocks
-from storage import (STORAGE_ERRORS, CannotOpen, ConnectionLost, Storage, check_schema,
-                     check_usable, describe)
+from schema import check_schema, create_tables, is_outdated
+from storage import STORAGE_ERRORS, CannotOpen, ConnectionLost, Storage, check_usable, describe
 from text import excerpt
 
 log = logging.getLogger("lavka.postgresql")
@@ -37,7 +37,8 @@ log = logging.getLogger("lavka.postgresql")
 _BRIEFLY = "SET LOCAL lock_timeout = %d; " % (1000 * BRIEF_LOCK_SECONDS)
 
 # One statement is one transaction. It inserts new accounts, unless the nickname exists; updates
-# known ones whose row is as it was loaded; records the ledger of both; returns those stored.
+# known ones whose row is as it was loaded; records the ledger of both; stores new keys, where there
+# are any; returns those stored.
 _SAVE = """
     WITH opened AS (
         INSERT INTO account (nickname, credits, items)
@@ -53,11 +54,18 @@ _SAVE = """
         RETURNING account.nickname, account.id),
     stored AS (SELECT * FROM opened UNION ALL SELECT * FROM saved),
     recorded AS (
-        INSERT INTO trade (account_id, time, what, item, price, credits)
-        SELECT stored.id, %s, what, item, price, credits
+        INSERT INTO trade (account_id, time, what, item, price, credits, note)
+        SELECT stored.id, %s, what, item, price, credits, ''
         FROM unnest(%s::text[], %s::text[], %s::text[], %s::bigint[], %s::bigint[])
             WITH ORDINALITY AS change (nickname, what, item, price, credits, number)
-        JOIN stored USING (nickname) ORDER BY number)
+        JOIN stored USING (nickname) ORDER BY number)"""
+_PROTECT = """,
+    protected AS (
+        INSERT INTO account_key (account_id, hash)
+        SELECT stored.id, hash FROM unnest(%s::text[], %s::text[]) AS key (nickname, hash)
+        JOIN stored USING (nickname)
+        ON CONFLICT (account_id) DO UPDATE SET hash = excluded.hash)"""
+_RETURN = """
     SELECT * FROM stored"""
 
 
@@ -66,9 +74,10 @@ class PostgreSQL(Storage):
 
     prefetches = True
 
-    SELECT_TO_CHANGE = Storage.SELECT + " FOR UPDATE"
+    SELECT_TO_CHANGE = Storage.SELECT + " FOR UPDATE OF account"
     MOMENT = "to_char(to_timestamp(time) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')"
-    ROWS = "SELECT nickname, id, credits, items FROM account WHERE nickname = ANY(%s::text[])"
+    ROWS = ("SELECT nickname, id, credits, items, hash FROM account "
+            "LEFT JOIN account_key ON account_id = id WHERE nickname = ANY(%s::text[])")
     SAVE = _BRIEFLY + _SAVE.format("", "")
     # Leaves out the rows that others have locked. A row that changed before this statement has
     # locked it is compared anew by the UPDATE, as READ COMMITTED has it.
@@ -140,13 +149,13 @@ class PostgreSQL(Storage):
         """See `Storage`. The number of the tick: asking would cost as much as reading rows."""
         return self._tick
 
-    def save(self, rows, ledger):
+    def save(self, rows, ledger, keys):
         try:
-            ids = self._store(self.SAVE, rows, rows, ledger)
+            ids = self._store(self.SAVE, rows, rows, ledger, keys)
         except peewee.PeeweeException as error:
             if not is_lock_timeout(error):
                 raise
-            ids = self._store_unlocked(rows, ledger)
+            ids = self._store_unlocked(rows, ledger, keys)
         for account in rows:
             if account.stored is None:
                 account.id = ids.get(account.nickname)
@@ -159,35 +168,40 @@ class PostgreSQL(Storage):
             return {account: account.stored for account in conflicts}
         return {account: current.get(account.nickname) for account in conflicts}
 
-    def _store(self, statement, accounts, rows, ledger):
-        """Store some of the accounts, with their part of the ledger; return {nickname: id} of those
-        that are stored."""
+    def _store(self, statement, accounts, rows, ledger, keys):
+        """Store some of the accounts, with their part of the ledger and the keys; return {nickname:
+        id} of those that are stored."""
         parameters = (
             columns([(account.nickname,) + rows[account] for account in accounts
                      if account.stored is None], 3)
-            + columns([(account.nickname, account.id) + rows[account] + account.stored[1:]
+            + columns([(account.nickname, account.id) + rows[account] + account.stored[1:3]
                         for account in accounts if account.stored is not None], 6)
             + [int(time.time())]
             + columns([(change[0].nickname,) + change[1:] for change in ledger], 5))
-        ids = dict(self._run(statement, *parameters).fetchall())
+        if keys:
+            statement += _PROTECT
+            parameters += columns([(account.nickname, key_hash)
+                                   for account, key_hash in keys.items()], 2)
+        ids = dict(self._run(statement + _RETURN, *parameters).fetchall())
         self._is_blocked = False
         return ids
 
-    def _store_unlocked(self, rows, ledger):
+    def _store_unlocked(self, rows, ledger, keys):
         """Store the accounts that nobody has locked; return {nickname: id} of those stored.
 
         Raises one of STORAGE_ERRORS, if a table is locked above all; then nothing was stored.
         """
-        known = [account for account in rows if account.stored is not None]
-        ids = self._store(self.SAVE_UNLOCKED, known, rows, ledger)
-        # Somebody inserts a new nickname, and no statement can skip it: divide until it is alone.
-        new = [account for account in rows if account.stored is None]
+        known = [account for account in rows if account.stored is not None and account not in keys]
+        ids = self._store(self.SAVE_UNLOCKED, known, rows, ledger, {})
+        # Somebody inserts a new nickname or has locked a key, and no statement can skip it: divide
+        # until it is alone.
+        new = [account for account in rows if account.stored is None or account in keys]
         parts = [new] if new else []
         deadline = monotonic() + BUSY_SECONDS
         while parts and monotonic() < deadline:
             part = parts.pop()
             try:
-                ids.update(self._store(self.SAVE, part, rows, ledger))
+                ids.update(self._store(self.SAVE, part, rows, ledger, keys))
             except peewee.PeeweeException:
                 if len(part) > 1:
                     middle = len(part) // 2
@@ -295,11 +309,16 @@ class PostgreSQL(Storage):
         self.database = self._connector.connect()
         try:
             with self.database.bind_ctx(TABLES), self._transaction():
-                # Serialize concurrent runs. Skip existing tables: CREATE would block servers.
+                # Serialize concurrent runs.
                 self.query("SELECT pg_advisory_xact_lock(hashtextextended('', 0))")
-                if not upgrade_only and not Account.table_exists():
-                    self.database.create_tables(TABLES)
-                check_schema(self.database, self.name, TABLES)
+                if upgrade_only:
+                    check_schema(self.database, self.name, [Account])
+                is_upgrade = is_outdated(self.database)
+                if is_upgrade:
+                    self._connector.check_alone(self.database)
+                create_tables(self.database, self.name)
+                if is_upgrade:      # so that an older server, if one hides, can store nothing
+                    self.query("ALTER TABLE trade ALTER COLUMN note DROP DEFAULT")
         except STORAGE_ERRORS as error:
             raise CannotOpen("cannot create the tables in %s: %s" % (self.name, describe(error)))
         finally:

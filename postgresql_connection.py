@@ -19,6 +19,9 @@ from storage import CannotBackUp, CannotOpen, describe
 from text import escape
 
 
+APPLICATION_NAME = "lavka"      # of a session, unless the URL has another one
+
+
 class Connector(object):
     """Connects to the database of a URL, on the first of its hosts where a commit is durable.
 
@@ -71,7 +74,7 @@ class Connector(object):
     def _connect_to(self, host):
         parameters = dict(self.KEEPALIVE, **self.parameters)
         parameters.update(host)
-        parameters.setdefault("fallback_application_name", "lavka")
+        parameters.setdefault("fallback_application_name", APPLICATION_NAME)
         database = _Database(parameters.pop("dbname"), encoding="utf8", **parameters)
         self.driver.extensions.set_wait_callback(self._wait)
         try:
@@ -134,6 +137,17 @@ class Connector(object):
             if is_wrong:
                 raise CannotOpen("the database %s %s" % (self.name, problem))
         self.engine = "PostgreSQL " + version.split()[0]
+
+    def check_alone(self, database):
+        """Check before an upgrade that no older server runs, which would go on without what is
+        added. Raises CannotOpen."""
+        others, = database.execute_sql(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s "
+            "AND datname = current_database() AND pid != pg_backend_pid()",
+            (APPLICATION_NAME,)).fetchone()
+        if others:
+            raise CannotOpen("%d of Lavka's programs have the database %s open: stop all of its "
+                             "servers before this upgrade" % (others, self.name))
 
     def _wait(self, connection):
         """Wait until the driver can go on: its wait callback.

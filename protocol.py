@@ -14,7 +14,7 @@ import re
 from collections import namedtuple
 from enum import Enum
 
-from constants import MAX_BATCH, MAX_DEPTH, MAX_DIGITS, MAX_LINE, MAX_NICKNAME
+from constants import KEY_LENGTHS, MAX_BATCH, MAX_DEPTH, MAX_DIGITS, MAX_LINE, MAX_NICKNAME
 from text import Text
 
 _ID_TYPES = frozenset([Text, int, type(2 ** 64), float, type(None)])     # long on 2.7; never bool
@@ -34,6 +34,8 @@ class ErrorCode(Enum):
     NOT_LOGGED_IN = (1001, "not_logged_in")
     ALREADY_LOGGED_IN = (1002, "already_logged_in")
     NICKNAME_IN_USE = (1003, "nickname_in_use")
+    KEY_REQUIRED = (1004, "key_required")
+    WRONG_KEY = (1005, "wrong_key")
     UNKNOWN_ITEM = (2001, "unknown_item")
     ITEM_ALREADY_OWNED = (2002, "item_already_owned")
     NOT_ENOUGH_CREDITS = (2003, "not_enough_credits")
@@ -70,6 +72,22 @@ class RpcError(Exception):
         return self.data.get("reason")
 
 
+class ServerGone(Exception):
+    """There is no server, or none that answers; as text, a sentence for people.
+
+    `reason` is stable: `not_running`, `unreachable` and `tls_failed` come from connecting, before
+    any request. With `no_answer`, `gone` and `not_lavka`, the last request may have been applied.
+    """
+    code = None             # no code of JSON-RPC: no server has sent this error
+
+    def __init__(self, reason, message):
+        super(ServerGone, self).__init__(reason, message)
+        self.reason, self.message = reason, message
+
+    def __str__(self):
+        return self.message
+
+
 # Unicode's property White_Space (PropList.txt). `strip` alone also removes control characters,
 # which nicknames may have, and differs from one Python to the next.
 _WHITE_SPACE = ("\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007"
@@ -94,22 +112,34 @@ def nickname_problem(nickname):
     return None
 
 
+_is_key = re.compile("[ -~]{%d,%d}\\Z" % KEY_LENGTHS).match
+
+
+def key_problem(key):
+    """Return what is wrong with a key, as a sentence; None when it may be the key of an account."""
+    if type(key) is Text and _is_key(key):
+        return None
+    return "A key is %d to %d characters of printable ASCII." % KEY_LENGTHS
+
+
 def _item_problem(item):
     return None if type(item) is Text else "An item's name is text."
 
 
-# A method: the name of its one param or None; whether it needs a login; whether its reply tells of
-# the account, and so waits until the account's changes are stored.
-Method = namedtuple("Method", "param needs_login tells_account")
+# A method: the names of its params; how many of them it needs, the others may be missing; whether
+# it needs a login; whether its reply tells of the account, and so waits until the account's changes
+# are stored.
+Method = namedtuple("Method", "params required needs_login tells_account")
 METHODS = {
-    "login": Method("nickname", needs_login=False, tells_account=True),
-    "ping": Method(None, needs_login=False, tells_account=False),
-    "buy": Method("item", needs_login=True, tells_account=True),
-    "sell": Method("item", needs_login=True, tells_account=True),
-    "logout": Method(None, needs_login=True, tells_account=False),
-    "stats": Method(None, needs_login=False, tells_account=False),
+    "login": Method(("nickname", "key"), 1, needs_login=False, tells_account=True),
+    "ping": Method((), 0, needs_login=False, tells_account=False),
+    "buy": Method(("item",), 1, needs_login=True, tells_account=True),
+    "sell": Method(("item",), 1, needs_login=True, tells_account=True),
+    "logout": Method((), 0, needs_login=True, tells_account=False),
+    "protect": Method(("key",), 1, needs_login=True, tells_account=True),
+    "stats": Method((), 0, needs_login=False, tells_account=False),
 }
-_PARAM_PROBLEMS = {"nickname": nickname_problem, "item": _item_problem}
+_PARAM_PROBLEMS = {"nickname": nickname_problem, "key": key_problem, "item": _item_problem}
 
 
 # --- bytes to lines ---------------------------------------------------------------------------
@@ -218,28 +248,37 @@ def _is_deep(value):
 class Request(object):
     """One call of a method.
 
-    `method` and `argument`, the value of its param or None, say what to do; `error`, an RpcError,
-    says instead why nothing can be done, and `method` is None then. The reply has `id`; a
-    notification has none, and `wants_reply` is False.
+    `method` and `arguments`, the values of its params, say what to do; `error`, an RpcError, says
+    instead why nothing can be done, and `method` is None then. The reply has `id`; a notification
+    has none, and `wants_reply` is False.
     """
-    __slots__ = ("id", "wants_reply", "method", "argument", "error")
+    __slots__ = ("id", "wants_reply", "method", "arguments", "error")
 
-    def __init__(self, id, wants_reply, method=None, argument=None, error=None):
+    def __init__(self, id, wants_reply, method=None, arguments=(), error=None):
         self.id = id
         self.wants_reply = wants_reply
         self.method = method
-        self.argument = argument
+        self.arguments = arguments
         self.error = error
 
+    def subject(self):
+        """Return the nickname or item that the request is about, None if there is none.
 
-# The requests of a session, as client.py and most clients write them. `login` is left to the
-# decoder: it comes once, and nicknames have rules of their own.
+        This is what may be logged: a key may not.
+        """
+        if self.arguments and METHODS[self.method].params[0] != "key":
+            return self.arguments[0]
+        return None
+
+
+# The requests of a session, as client.py and most clients write them. `login` and `protect` are
+# left to the decoder: they come once, and nicknames and keys have rules of their own.
 _PLAIN = re.compile(
     br'\{"jsonrpc": ?"2\.0"(?:, ?"id": ?(0|[1-9][0-9]{0,17}))?, ?"method": ?"([a-z]+)"'
     br'(?:, ?"params": ?\{(?:"([a-z]+)": ?"([ !#-\[\]-~]*)")?\})?'
     br'(?:, ?"id": ?(0|[1-9][0-9]{0,17}))?\}\r?\Z').match
-_PLAIN_METHODS = {(name.encode("ascii"), method.param and method.param.encode("ascii")): name
-                  for name, method in METHODS.items() if method.param != "nickname"}
+_PLAIN_METHODS = {(name.encode("ascii"), b"item" if method.params else None): name
+                  for name, method in METHODS.items() if method.params in ((), ("item",))}
 
 
 # The beginnings of other protocols' lines: requests of HTTP (RFC 9110, section 9), which a web page
@@ -263,7 +302,7 @@ def parse(line):
         method = _PLAIN_METHODS.get((method, param))
         if method is not None and (id is None) != (id_at_end is None):
             return Request(int(id or id_at_end), True, method,
-                           None if value is None else Text(value, "ascii"))
+                           () if value is None else (Text(value, "ascii"),))
     match = _OTHER_PROTOCOL(line)
     if match is not None:
         error = RpcError(None, "This is another protocol.", {"reason": match.lastgroup})
@@ -310,13 +349,10 @@ def _request(value):
     wants_reply = "id" in value
     if method not in METHODS:
         return Request(id, wants_reply, error=method_not_found())
-    name = METHODS[method].param
-    if name is None and not params:
-        return Request(id, wants_reply, method)
-    argument, problem = _argument(method, name, params)
+    arguments, problem = _arguments(method, params)
     if problem:
         return Request(id, wants_reply, error=ErrorCode.INVALID_PARAMS.error(problem))
-    return Request(id, wants_reply, method, argument)
+    return Request(id, wants_reply, method, arguments)
 
 
 def method_not_found():
@@ -328,14 +364,23 @@ def _invalid(id, problem):
     return Request(id, True, error=ErrorCode.INVALID_REQUEST.error(problem))
 
 
-def _argument(method, name, params):
-    """Return (the value of the one param, what is wrong with it or None)."""
-    if name is None:
-        return None, "\"%s\" takes no params." % method
-    if len(params) != 1 or (type(params) is dict and name not in params):
-        return None, "\"%s\" takes one param, \"%s\"." % (method, name)
-    value = params[name] if type(params) is dict else params[0]
-    return value, _PARAM_PROBLEMS[name](value)
+def _arguments(method, params):
+    """Return (the values of the params in the order of METHODS, what is wrong with them or None).
+
+    Only the last params may be missing, so that names and positions mean the same.
+    """
+    names, required, _, _ = METHODS[method]
+    if type(params) is dict and set(names[:required]) <= set(params) <= set(names):
+        params = [params[name] for name in names if name in params]
+    if type(params) is dict or not required <= len(params) <= len(names):
+        expected = list(names[:required]) + [name + " (optional)" for name in names[required:]]
+        return (), "\"%s\" takes %s." % (
+            method, "the params: " + ", ".join(expected) if expected else "no params")
+    for name, value in zip(names, params):
+        problem = _PARAM_PROBLEMS[name](value)
+        if problem:
+            return (), problem
+    return tuple(params), None
 
 
 def encode_request(id, method, params):

@@ -36,8 +36,8 @@ from connection import (CLOSED, FLUSHING, LINGERING, NOT_NOW, OPEN, PEER_GONE, R
 from db import Shop
 from listener import AddressCounts, CannotListen, Listener, listen
 from log import LogRateLimiter, log_to_stderr, monotonic
-from service import Service, peer
-from session import FOREVER
+from service import Service
+from session import FOREVER, peer
 from storage import CannotOpen
 from text import excerpt
 

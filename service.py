@@ -6,16 +6,15 @@ The event loop (`server`) feeds each session's lines, and in each tick calls `Se
 """
 from __future__ import unicode_literals
 
-import itertools
 import logging
-import operator
 
 from constants import HIGH_WATER, ITEMS, LOGIN_SECONDS, PARSE_BATCH
 from db import NICKNAME_IN_USE, Refusal
 from log import log_defect, monotonic
-from protocol import (CLOSING_REASONS, METHODS, ErrorCode, RpcError, address, encode_account,
-                      encode_error, encode_json, encode_result, method_not_found, refused)
-from session import FOREVER, GroupCommit, PendingBatch, PendingReply
+from players import Players
+from protocol import (CLOSING_REASONS, METHODS, ErrorCode, RpcError, encode_account, encode_error,
+                      encode_json, encode_result, method_not_found, refused)
+from session import FOREVER, GroupCommit, PendingBatch, PendingReply, peer
 from stats import Stats
 from storage import ConnectionLost
 from text import excerpt
@@ -45,10 +44,10 @@ class Service(object):
         self.limiter = limiter
         self.clock = clock
         self.sessions = set()           # all whose connections are open
-        self.players = {}               # nickname -> Session that is logged in with it
         self.changed_sessions = []      # sessions that ended, or have a new deadline, in this tick
         self.group = GroupCommit()
-        self.is_reaping = False         # whether `reap_if_closed` applies last requests
+        self.players = Players(shop, self.group, limiter, clock)
+        self.is_finishing = False       # whether `finish` applies the last requests of a session
         self.methods = {name: getattr(self, name) for name in METHODS}
         self.logs_trades = log.isEnabledFor(logging.DEBUG)
         self.statistics = Stats(clock)
@@ -112,7 +111,7 @@ class Service(object):
         if session.account is not None:
             self.end_login(session, reason)
         elif self.limiter.is_first(logging.INFO, "closed reason=%s" % reason):
-            self.log(logging.INFO, "closed reason=%s peer=%s", reason, peer(session))
+            self.group.log(logging.INFO, "closed reason=%s peer=%s", reason, peer(session))
 
     def forget(self, session):
         """Forget a session whose connection is closed."""
@@ -127,9 +126,7 @@ class Service(object):
         """Log what the tick has done, which took so many seconds."""
         self.statistics.add_tick(seconds)
         if self.group.log_lines:
-            # One record for all lines of a level: a record costs more than a login.
-            for level, lines in itertools.groupby(self.group.take_lines(), operator.itemgetter(0)):
-                log.log(level, "\n".join(text for _, text, _ in lines))
+            self.group.write_log_lines()
 
     # --- a tick -------------------------------------------------------------------------------
 
@@ -199,7 +196,7 @@ class Service(object):
             self.requests[method] += 1
             if session.account is None and METHODS[method].needs_login:
                 raise ErrorCode.NOT_LOGGED_IN.error("Log in first.")
-            return encode_result(request.id, self.methods[method](session, request.argument))
+            return encode_result(request.id, self.methods[method](session, *request.arguments))
         except RpcError as error:
             return self.refuse(session, request, error)
         except Refusal as refusal:
@@ -214,9 +211,9 @@ class Service(object):
         reason = error.reason
         self.statistics.refusals[reason] += 1
         if self.limiter.is_first(logging.INFO, "refused reason=%s" % reason):
-            self.log(logging.INFO, "refused reason=%s method=%s param=%s nickname=%s peer=%s",
-                     reason, request.method or "-",
-                     "-" if request.argument is None else excerpt(request.argument),
+            subject = request.subject()
+            self.group.log(logging.INFO, "refused reason=%s method=%s param=%s nickname=%s peer=%s",
+                     reason, request.method or "-", "-" if subject is None else excerpt(subject),
                      excerpt(session.account.nickname) if session.account else "-", peer(session))
         if reason in CLOSING_REASONS:
             self.close(session, reason)
@@ -234,42 +231,60 @@ class Service(object):
         self.group.abandon(dependent)
 
     # --- the methods ----------------------------------------------------------------------------
-    # Each gets the value of its param, and returns its result as JSON, in bytes.
+    # Each gets the values of its params, and returns its result as JSON, in bytes.
 
-    def login(self, session, nickname):
+    def login(self, session, nickname, key=None):
         if session.account is not None:
             raise ErrorCode.ALREADY_LOGGED_IN.error("This connection is logged in; log out first.")
         if nickname in self.players:
             self.reap_if_closed(self.players[nickname])
-            if nickname in self.players:
-                raise ErrorCode.NICKNAME_IN_USE.error(NICKNAME_IN_USE)
-        account, created = self.shop.login(nickname)
-        self.players[nickname] = session
-        session.account = account
-        session.deadline = FOREVER
-        if account.is_dirty:
-            self.group.uncommitted_logins.add(session)
-        if self.limiter.has_quota("login", session.address[0]):
-            self.log(logging.INFO, "login nickname=%s peer=%s created=%s", excerpt(nickname),
-                     peer(session), "yes" if created else "no",
-                     account=account if account.is_dirty else None)
+        if nickname in self.players:
+            self.take_over(self.players[nickname], key)
+        is_new = self.players.log_in(session, nickname, key)
         return b'{"account":%s,"created":%s,"catalog":%s}' % (
-            encode_account(account), b"true" if created else b"false", CATALOG)
+            encode_account(session.account), b"true" if is_new else b"false", CATALOG)
 
     def reap_if_closed(self, session):
         """End a login whose peer has already closed, so that the player can log in again in this
         tick. What it asked before is applied first."""
-        if self.is_reaping or not session.peer_has_closed():
-            return      # not in another reap, whose requests may log in, reap a third, and so on
-        self.is_reaping = True
-        while session.has_requests() and session.is_served():
-            self.parse([session], FOREVER)
-            self.apply(session)
-        self.is_reaping = False
-        if not session.has_requests():
+        if session.peer_has_closed() and session.is_served() and self.finish(session):
             self.close(session, "closed")
 
-    def ping(self, session, _):
+    def take_over(self, session, key):
+        """End the login of another session whose account is protected by this key.
+
+        What it asked before is applied first; that may log out, or replace the key. Its unsent
+        replies are dropped. Raises Refusal, or RpcError, unless the nickname is free then.
+        """
+        nickname = session.account.nickname
+        self.shop.check_takeover(session.account, key)
+        if not self.finish(session):
+            raise ErrorCode.NICKNAME_IN_USE.error(NICKNAME_IN_USE)
+        if nickname in self.players:
+            self.shop.check_takeover(session.account, key)
+            self.group.taken_over.append(session)
+            self.close(session, "taken_over")
+
+    def finish(self, session):
+        """Apply what was read of a session, however many of its replies are unsent.
+
+        Returns whether that was possible: not inside another `finish`, since the requests may log
+        in with a nickname whose session has to be finished, and so on.
+        """
+        if self.is_finishing:
+            return False
+        self.is_finishing = True
+        unsent = bytearray()
+        while session.has_requests() and session.close_reason is None:
+            unsent += session.output
+            del session.output[:]           # otherwise it would not be served
+            self.parse([session], FOREVER)
+            self.apply(session)
+        session.output[:0] = unsent
+        self.is_finishing = False
+        return True
+
+    def ping(self, session):
         return b'"pong"'
 
     def buy(self, session, item):
@@ -284,11 +299,16 @@ class Service(object):
             self.log_trade("sell", item, session.account)
         return b'{"account":%s}' % encode_account(session.account)
 
-    def logout(self, session, _):
+    def protect(self, session, key):
+        self.shop.protect(session.account, key)
+        self.players.log(session, True, "protect nickname=%s peer=%s")
+        return b"true"
+
+    def logout(self, session):
         self.end_login(session, "logout")
         return b"true"
 
-    def stats(self, session, _):
+    def stats(self, session):
         """The statistics; for other machines there is no such method."""
         if session.address[0] not in LOOPBACK:
             raise method_not_found()
@@ -297,37 +317,16 @@ class Service(object):
 
     def end_login(self, session, reason):
         """Free the nickname of a session that is logged in."""
-        account = session.account
-        if self.limiter.has_quota("logout", session.address[0]):
-            is_uncommitted = session in self.group.uncommitted_logins
-            self.log(logging.INFO, "logout nickname=%s peer=%s reason=%s",
-                     excerpt(account.nickname), peer(session), reason,
-                     account=account if is_uncommitted else None)
-        del self.players[account.nickname]
-        self.shop.logout(account)
-        session.account = None
-        session.deadline = self.clock() + LOGIN_SECONDS
+        self.players.log_out(session, reason)
         self.changed_sessions.append(session)
-        self.group.uncommitted_logins.discard(session)
-
-    # --- the log ------------------------------------------------------------------------------
-
-    def log(self, level, text, *arguments, **options):
-        """Have a line logged at the end of the tick, unless `account` cannot be stored."""
-        if log.isEnabledFor(level):
-            self.group.log_lines.append((level, text % arguments, options.get("account")))
 
     def log_trade(self, method, item, account):
-        self.log(logging.DEBUG, "trade nickname=%s method=%s item=%s credits=%d",
-                 excerpt(account.nickname), method, excerpt(item), account.credits, account=account)
+        self.group.log(logging.DEBUG, "trade nickname=%s method=%s item=%s credits=%d",
+                       excerpt(account.nickname), method, excerpt(item), account.credits,
+                       account=account)
 
 
 def dirty_account(session):
     """Return the account of the session if it has uncommitted changes, None otherwise."""
     account = session.account
     return account if account is not None and account.is_dirty else None
-
-
-def peer(session):
-    """Return the other end of a session, for the log."""
-    return address(*session.address[:2])

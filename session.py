@@ -2,8 +2,14 @@
 """One client as the service knows it, and the replies that wait for the commit."""
 from __future__ import unicode_literals
 
+import itertools
+import logging
+import operator
+
 from constants import HIGH_WATER, REQUEST_QUANTUM
-from protocol import METHODS, LineReader, RpcError, parse, refused
+from protocol import METHODS, LineReader, RpcError, address, parse, refused
+
+log = logging.getLogger("lavka.session")
 
 FOREVER = float("inf")
 
@@ -64,7 +70,7 @@ class Session(object):
         for request in self.requests:
             for one in request if type(request) is list else (request,):
                 if one.method == "login" and not is_logged_in:      # else it will be refused
-                    yield one.argument
+                    yield one.arguments[0]
                     is_logged_in = True
                 elif one.method == "logout":
                     is_logged_in = False
@@ -74,6 +80,11 @@ class Session(object):
     def peer_has_closed(self):
         """Return whether the peer has closed the connection; even if that was not read yet."""
         return self.input_ended
+
+
+def peer(session):
+    """Return the other end of a session, for the log."""
+    return address(*session.address[:2])
 
 
 # --- what waits for the commit ----------------------------------------------------------------
@@ -126,9 +137,10 @@ class GroupCommit(object):
         self.replies = []               # PendingReply and PendingBatch, in order
         self.log_lines = []             # (level, text, account to be stored or None)
         self.uncommitted_logins = set()     # sessions whose login depends on the commit
+        self.taken_over = []            # sessions whose replies are dropped
 
     def publish(self, failed, fail):
-        """Move the replies to the sessions' outputs."""
+        """Move the replies to the sessions' outputs; drop all of the sessions taken over."""
         for reply in self.replies:
             session = reply.session
             session.has_pending = False
@@ -136,6 +148,9 @@ class GroupCommit(object):
             output += reply.body_after(failed, fail) if failed else reply.body
             output += b"\n"
         self.replies = []
+        for session in self.taken_over:
+            del session.output[:]
+        self.taken_over = []
 
     def finish(self, failed):
         """Drop the log lines of failed accounts; what is left is certain."""
@@ -152,7 +167,13 @@ class GroupCommit(object):
         self.replies = [reply for reply in self.replies if reply.session not in sessions]
         self.log_lines = [line for line in self.log_lines if line[2] is None]
 
-    def take_lines(self):
-        """Return the log lines, as (level, text, account), and forget them."""
+    def log(self, level, text, *arguments, **options):
+        """Have a line logged at the end of the tick, unless `account` cannot be stored."""
+        if log.isEnabledFor(level):
+            self.log_lines.append((level, text % arguments, options.get("account")))
+
+    def write_log_lines(self):
+        """Log the lines, as one record for each level: a record costs more than a login."""
         lines, self.log_lines = self.log_lines, []
-        return lines
+        for level, group in itertools.groupby(lines, operator.itemgetter(0)):
+            log.log(level, "\n".join(text for _, text, _ in group))

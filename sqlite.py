@@ -19,8 +19,8 @@ from checkpoint import Checkpointer
 from constants import BUSY_SECONDS, COMMAND_BUSY_SECONDS, PAGE_SIZE, WAL_LARGE
 from files import FilesInUse, HeldFiles, conflict, orphaned_log
 from models import TABLES, Account, Trade
-from storage import (STORAGE_ERRORS, CannotOpen, Storage, UnusableRow, check_schema, check_usable,
-                     create_command, describe)
+from schema import check_schema, create_command, create_tables, is_outdated
+from storage import STORAGE_ERRORS, CannotOpen, Storage, UnusableRow, check_usable, describe
 from text import show
 
 # The settings of a connection that writes.
@@ -37,8 +37,9 @@ class SQLite(Storage):
     INSERT = "INSERT OR IGNORE INTO account (credits, items, nickname) VALUES (?, ?, ?)"
     # Optimistic locking: the row must be as it was last loaded or stored.
     UPDATE = "UPDATE account SET credits = ?, items = ? WHERE id = ? AND credits = ? AND items = ?"
-    RECORD = ("INSERT INTO trade (account_id, time, what, item, price, credits) "
-              "VALUES (?, ?, ?, ?, ?, ?)")
+    RECORD = ("INSERT INTO trade (account_id, time, what, item, price, credits, note) "
+              "VALUES (?, ?, ?, ?, ?, ?, '')")
+    PROTECT = "INSERT OR REPLACE INTO account_key (account_id, hash) VALUES (?, ?)"
     MOMENT = "datetime(time, 'unixepoch')"
 
     engine = "SQLite " + sqlite3.sqlite_version
@@ -91,7 +92,7 @@ class SQLite(Storage):
     def data_version(self):
         return self.query("PRAGMA data_version").fetchone()[0]
 
-    def save(self, rows, ledger):
+    def save(self, rows, ledger, keys):
         problem = self._files.problem()
         if problem is not None:
             if not self._checkpointer.copy():
@@ -103,7 +104,7 @@ class SQLite(Storage):
         try:
             self.database.begin("IMMEDIATE")
             conflicts = self._write(rows)
-            self._record(ledger, conflicts)
+            self._record(ledger, keys, conflicts)
             self.database.commit()
         except STORAGE_ERRORS:
             self._roll_back()
@@ -137,7 +138,8 @@ class SQLite(Storage):
                 if not cursor.rowcount:
                     suspects.append(account)
         if known:
-            cursor.executemany(self.UPDATE, [rows[account] + account.stored for account in known])
+            cursor.executemany(self.UPDATE,
+                               [rows[account] + account.stored[:3] for account in known])
             if cursor.rowcount != len(known):
                 suspects += known               # the count of executemany does not tell which
         conflicts = {}
@@ -146,17 +148,23 @@ class SQLite(Storage):
                 row = self.load(account.nickname)
             except UnusableRow:
                 row = None
-            if account.stored is None or row != (account.id,) + rows[account]:
+            if account.stored is None or row is None or row[:3] != (account.id,) + rows[account]:
                 conflicts[account] = row
         return conflicts
 
-    def _record(self, ledger, conflicts):
+    def _record(self, ledger, keys, conflicts):
+        """Store the ledger and the keys of all accounts but those in `conflicts`."""
         now = int(time.time())
+        cursor = self.database.cursor()
         if conflicts:
             ledger = [change for change in ledger if change[0] not in conflicts]
-        self.database.cursor().executemany(self.RECORD, [
+        cursor.executemany(self.RECORD, [
             (account.id, now, kind, item, price, credits)
             for account, kind, item, price, credits in ledger])
+        if keys:
+            cursor.executemany(self.PROTECT, [
+                (account.id, key_hash) for account, key_hash in keys.items()
+                if account not in conflicts])
 
     # --- for the commands ---------------------------------------------------------------------
 
@@ -174,15 +182,14 @@ class SQLite(Storage):
             with self.database.bind_ctx(TABLES):
                 if upgrade_only:
                     check_schema(self.database, self.name, [Account])
-                if self._lacks_ledger():            # an older server would go on without a ledger
+                # An older server would go on without what is added: the ledger, asking for keys.
+                if is_outdated(self.database):
                     with self._explained():
                         files = HeldFiles(path)
                 with self._transaction():
-                    is_upgrade = self._lacks_ledger()       # checked again, inside the transaction
-                    self.database.create_tables(TABLES)
-                    check_schema(self.database, self.name, TABLES)
-                    if is_upgrade:
-                        self._open_ledger()
+                    if Account.table_exists() and not Trade.table_exists():
+                        self._check_accounts()
+                    create_tables(self.database, self.name)
         except STORAGE_ERRORS as error:
             raise CannotOpen("cannot create the tables in %s: %s" % (self.name, describe(error)))
         finally:
@@ -190,20 +197,14 @@ class SQLite(Storage):
             if files:
                 files.close()
 
-    def _lacks_ledger(self):
-        return Account.table_exists() and not Trade.table_exists()
-
-    def _open_ledger(self):
-        """Give each account from before the ledger its first row there. Raises CannotOpen."""
+    def _check_accounts(self):
+        """Check before an upgrade that the ledger can hold each account. Raises CannotOpen."""
         row = self.query(
             "SELECT CAST(nickname AS TEXT) FROM account WHERE typeof(nickname) != 'text' "
             "OR typeof(items) != 'text' OR typeof(credits) != 'integer' OR credits < 0").fetchone()
         if row is not None:
             raise CannotOpen("account %s of %s has no usable credits or items: correct them before "
                              "the upgrade" % (show(row[0]), self.name))
-        self.query("INSERT INTO trade (account_id, time, what, item, price, credits) "
-                   "SELECT id, ?, ?, items, 0, credits FROM account ORDER BY id",
-                   int(time.time()), Trade.OPENING)
 
     @contextlib.contextmanager
     def reading(self, models=TABLES):

@@ -1,5 +1,5 @@
 # -*- coding: utf-8 -*-
-"""What a storage is: the base class that documents each method once, its errors, the schema check.
+"""What a storage is: the base class that documents each method once, and its errors.
 
 A storage keeps accounts and their ledger durably. `sqlite` and `postgresql` have one each; the shop
 (`db`) and the operators' commands (`admin`) work on either.
@@ -11,8 +11,8 @@ import sqlite3
 
 import peewee
 
-from constants import DATABASE, MAX_CREDITS
-from models import TABLES, Account
+from constants import MAX_CREDITS
+from models import TABLES
 from text import Text, escape
 
 # Errors of a statement. peewee wraps those of the driver, but not in `executemany`; a damaged
@@ -55,7 +55,8 @@ class Storage(object):
     """The base of `sqlite.SQLite` and `postgresql.PostgreSQL`.
 
     The defaults are those of a storage that belongs to one server, has no connection that could
-    end, and reads a row as soon as it is asked for. A row is (id, credits, items as text).
+    end, and reads a row as soon as it is asked for. A row is (id, credits, items as text, hash of
+    the key or None).
     """
     name = None             # for people: a file, or a URL without its password
     engine = None           # for people: the database system and its version
@@ -64,8 +65,9 @@ class Storage(object):
     prefetches = False      # whether `prefetch` saves anything
     wal_size = 0            # bytes of the write-ahead log's file, if the storage looks after it
 
-    SELECT = "SELECT id, credits, items FROM account WHERE nickname = ?"    # the row of a nickname
-    SELECT_TO_CHANGE = SELECT       # the same, locked until the transaction ends
+    SELECT = ("SELECT id, credits, items, hash FROM account "       # the row of a nickname
+              "LEFT JOIN account_key ON account_id = id WHERE nickname = ?")
+    SELECT_TO_CHANGE = SELECT       # the same, with the account locked until the transaction ends
     MOMENT = None                   # SQL for the time of a ledger's row, as text
 
     # --- for a server: opening ----------------------------------------------------------------
@@ -97,14 +99,15 @@ class Storage(object):
         """Return a number that changes whenever another connection may have changed a row."""
         raise NotImplementedError()
 
-    def save(self, rows, ledger):
-        """Store changed accounts and their ledger durably, in one transaction.
+    def save(self, rows, ledger, keys):
+        """Store changed accounts, their ledger and their keys durably, in one transaction.
 
         `rows` is {OpenAccount: (credits, items as text)}, `ledger` a list of (OpenAccount, kind,
-        item, price, credits afterwards), in order. New accounts get their `id`. Optimistic
-        locking: accounts whose row changed since it was loaded, or is locked by somebody else, are
-        skipped, and returned with their current row, {OpenAccount: row or None}. Raises one of
-        STORAGE_ERRORS; then nothing was stored.
+        item, price, credits afterwards), in order, `keys` {OpenAccount: hash} of those among the
+        accounts whose key is new. New accounts get their `id`. Optimistic locking: accounts whose
+        row changed since it was loaded, or is locked by somebody else, are skipped, and returned
+        with their current row, {OpenAccount: row or None}. Raises one of STORAGE_ERRORS; then
+        nothing was stored.
         """
         raise NotImplementedError()
 
@@ -192,8 +195,9 @@ def describe(error):
 
 def is_usable(row):
     """Return whether the shop could have written this row."""
-    _, credits, items = row
-    return isinstance(credits, int) and 0 <= credits <= MAX_CREDITS and isinstance(items, Text)
+    _, credits, items, key_hash = row
+    return isinstance(credits, int) and 0 <= credits <= MAX_CREDITS and isinstance(items, Text) \
+        and (key_hash is None or isinstance(key_hash, Text))
 
 
 def check_usable(row):
@@ -201,30 +205,3 @@ def check_usable(row):
     if row is not None and not is_usable(row):
         raise UnusableRow()
     return row
-
-
-def check_schema(database, name, models):
-    """Check that the tables are there, with the models' columns and unique nicknames.
-
-    `database` is peewee's, `name` is for people. Raises CannotOpen.
-    """
-    for model in models:
-        table = model._meta.table_name
-        try:
-            if not database.table_exists(table):
-                raise CannotOpen("the database %s has no table %s: create it with: %s"
-                                 % (name, table, create_command(name)))
-            database.execute_sql("SELECT * FROM %s LIMIT 0" % table)    # are we allowed to?
-            columns = {column.name for column in database.get_columns(table)}
-            unique = [index.columns for index in database.get_indexes(table) if index.unique]
-        except STORAGE_ERRORS as error:
-            raise CannotOpen("cannot read the database %s: %s" % (name, describe(error)))
-        if columns != set(model._meta.columns) or (model is Account and ["nickname"] not in unique):
-            raise CannotOpen("the table %s of %s is not that of this program" % (table, name))
-
-
-def create_command(name):
-    """Return what to type to create the tables of this database."""
-    if URL.match(name):                         # without its password it would be of no use
-        return "python db.py, with the same database"
-    return "python db.py" if name == DATABASE else "python db.py --database %s" % name

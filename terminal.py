@@ -86,6 +86,7 @@ class Terminal(object):
         self._termios = _import_termios() if self.has_keyboard else None
         # terminal attributes at the start, to be restored by a signal
         self._attributes = self._termios and self._termios.tcgetattr(sys.stdin.fileno())
+        self._suspend_action = signal.getsignal(signal.SIGTSTP)
         self._readline = None
         if self.has_keyboard and self.has_screen and sys.stderr:    # `input` needs all three
             self._readline = _import_readline()
@@ -102,17 +103,19 @@ class Terminal(object):
 
     # --- input --------------------------------------------------------------------------------
 
-    def ask(self, question, completer=None, remember=True):
+    def ask(self, question, completer=None, remember=True, is_secret=False):
         """Return the player's next line, as text. Raise EOFError at the end of the input.
 
         `completer` serves the Tab key: it takes the line up to the cursor and returns (the part to
         complete, the names that this part may become). The line enters the history, which the arrow
-        keys recall, only if `remember` is true.
+        keys recall, only if `remember` is true. A secret line is not shown, and has none of these.
         """
         question = self.escape(question)
         encoding = sys.stdin.encoding or locale.getpreferredencoding()
         while True:
-            if self._readline:
+            if is_secret and self._termios:
+                line = self._read_secret(question)
+            elif self._readline and not is_secret:
                 self._completer = completer
                 line = self._edit_line(question, remember)
             else:
@@ -167,25 +170,59 @@ class Terminal(object):
 
         readline itself does not notice the suspension: Enter would send a line that is not shown.
         """
-        default = signal.getsignal(signal.SIGTSTP)
-        # Where the signal is ignored, nobody could continue a suspended client.
-        handler = default if default == signal.SIG_IGN else _raise_suspended
         typed = ""
         self._readline.set_startup_hook(lambda: self._readline.insert_text(typed))
         line = None
         while line is None:
             try:
-                try:
-                    signal.signal(signal.SIGTSTP, handler)
+                with self._suspension_raised():
                     line = input(question)
-                finally:
-                    signal.signal(signal.SIGTSTP, default)
             except _Suspended:
                 if line is None:
                     typed = self._readline.get_line_buffer()
-                    self.write("\n")
-                    os.kill(os.getpid(), signal.SIGTSTP)        # returns after `fg`
+                    self._suspend()
         return line
+
+    def _read_secret(self, question):
+        """Read a line that is not shown, as bytes; ask again after Ctrl-Z and `fg`."""
+        while True:
+            try:
+                with self._suspension_raised(), self._echo_switched_off():
+                    return self._read_line(question)
+            except _Suspended:
+                self._suspend()
+            except self._termios.error as error:        # the terminal is gone
+                raise EnvironmentError(*error.args)
+
+    @contextlib.contextmanager
+    def _echo_switched_off(self):
+        """Show nothing that is typed in the body of the `with`, and drop what was typed before."""
+        termios, descriptor = self._termios, sys.stdin.fileno()
+        before = termios.tcgetattr(descriptor)
+        hidden = list(before)
+        hidden[3] = hidden[3] & ~termios.ECHO | termios.ECHONL      # Enter still ends the line
+        try:
+            termios.tcsetattr(descriptor, termios.TCSANOW, hidden)
+            self.discard_typeahead()
+            yield
+        finally:
+            termios.tcsetattr(descriptor, termios.TCSANOW, before)
+
+    @contextlib.contextmanager
+    def _suspension_raised(self):
+        """Raise _Suspended for Ctrl-Z in the body of the `with`."""
+        # Where the signal is ignored, nobody could continue a suspended client.
+        if self._suspend_action != signal.SIG_IGN:
+            signal.signal(signal.SIGTSTP, _raise_suspended)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTSTP, self._suspend_action)
+
+    def _suspend(self):
+        """Do what Ctrl-Z does by default; return after `fg`."""
+        self.write("\n")
+        os.kill(os.getpid(), signal.SIGTSTP)
 
     def discard_typeahead(self):
         """Drop what was typed and not read yet."""

@@ -59,8 +59,8 @@ def main():
     accounts = [(rng.randint(*CREDITS_RANGE), ()) for _ in range(options.accounts)]
     with sqlite3.connect(options.file) as connection:
         connection.executemany(
-            "INSERT INTO trade (account_id, time, what, item, price, credits) "
-            "VALUES (?, ?, ?, ?, ?, ?)", rows(accounts, options.trades, rng))
+            "INSERT INTO trade (account_id, time, what, item, price, credits, note) "
+            "VALUES (?, ?, ?, ?, ?, ?, '')", rows(accounts, options.trades, rng))
         connection.executemany(
             "INSERT INTO account (id, nickname, credits, items) VALUES (?, ?, ?, ?)",
             ((number, "player %d" % number, credits, ",".join(items))

@@ -2,6 +2,7 @@
 """What the tests share: the real programs in subprocesses, and peers that speak bytes to them."""
 from __future__ import unicode_literals
 
+import atexit
 import contextlib
 import fcntl
 import io
@@ -10,11 +11,13 @@ import logging
 import os
 import random
 import re
+import shutil
 import socket
 import sqlite3
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import time
 
@@ -37,6 +40,8 @@ from session import FOREVER, Session    # noqa: E402
 
 MAX_WORKERS = 64    # of pytest-xdist; each has ports of its own, and so has a run without it
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw%d" % os.getpid())[2:]) % MAX_WORKERS
+DATA_HOME = tempfile.mkdtemp("lavka")       # for the keys of players: the tests leave no others
+atexit.register(shutil.rmtree, DATA_HOME)
 PATIENCE = 20       # seconds until a condition that never comes fails its test
 
 
@@ -52,9 +57,10 @@ def wait_for(condition, what):
 
 
 def environment(**variables):
-    """The environment for a program: this one, without Lavka's own variables."""
+    """The environment for a program: this one, without Lavka's own variables and the real keys."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("LAVKA_")}
     clean.pop("PYTHONDONTWRITEBYTECODE", None)      # or hundreds of programs compile their modules
+    clean["XDG_DATA_HOME"] = DATA_HOME
     clean.update((str(name), str(value)) for name, value in variables.items())
     return clean
 
@@ -260,6 +266,11 @@ if pgcluster.BINARIES is not None:
         WHY_NO_POSTGRESQL = None
     except ImportError:
         WHY_NO_POSTGRESQL = "psycopg2 is not installed"
+
+
+needs_strace = pytest.mark.skipif(
+    not any(os.access(os.path.join(path, "strace"), os.X_OK)
+            for path in os.environ["PATH"].split(os.pathsep)), reason="there is no strace here")
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -585,29 +596,29 @@ def ticker(make_ticker):
     return make_ticker()
 
 
-# --- players of the client, and servers that follow a script (console.py) ------------------------
+# --- players of the client, and servers that follow a script (playing.py) ------------------------
 
-import console      # noqa: E402    (it imports names from above)
+import playing      # noqa: E402    (it imports names from above)
 
 
 @pytest.fixture
 def start_player():
-    """Return a function that starts a `console.Player`.
+    """Return a function that starts a `playing.Player`.
 
     Every player is ended after the test. None may have seen a traceback.
     """
-    players = []
+    started = []
 
     def start(port=None, *arguments, **variables):
-        player = console.Player(port, *arguments, **variables)
-        players.append(player)
-        player.read_until(console.NICKNAME)
+        player = playing.Player(port, *arguments, **variables)
+        started.append(player)
+        player.read_until(playing.NICKNAME)
         return player
 
     yield start
-    for player in players:
+    for player in started:
         player.end()
-    for player in players:
+    for player in started:
         assert "Traceback" not in player.recording.getvalue()
 
 
@@ -616,14 +627,14 @@ def player(program, start_player):
     """Return a player with 100 credits, a sword and a torch, who has just logged in."""
     open_account(program.database, "bob", 100, "sword,torch")
     player = start_player(program.port)
-    player.enter("bob", console.OPTION)
+    player.enter("bob", playing.OPTION)
     return player
 
 
 @pytest.fixture
 def script():
-    """Return a `console.Script`, closed after the test."""
-    script = console.Script()
+    """Return a `playing.Script`, closed after the test."""
+    script = playing.Script()
     yield script
     script.close()
 

@@ -10,18 +10,30 @@ class Model(object):
 
     def __init__(self):
         self.accounts = {}      # nickname -> (credits, items)
+        self.keys = {}          # nickname -> key, of protected accounts
         self.logins = {}        # client -> nickname
         self.is_broken = False  # whether changes cannot be stored
 
-    def login(self, client, nickname):
+    def login(self, client, nickname, key=None):
         if client in self.logins:
             return "already_logged_in"
-        if nickname in self.logins.values():
+        if key != self.keys.get(nickname, key):
+            return "wrong_key" if key else "key_required"
+        if nickname in self.logins.values() and nickname not in self.keys:
             return "nickname_in_use"
         if nickname not in self.accounts and self.is_broken:
             return "storage_failed"
+        self.logins = {other: name for other, name in self.logins.items() if name != nickname}
         self.logins[client] = nickname
         return self.accounts.get(nickname, "new")
+
+    def protect(self, client, key):
+        if client not in self.logins:
+            return "not_logged_in"
+        if self.is_broken:
+            return "storage_failed"
+        self.keys[self.logins[client]] = key
+        return True
 
     def buy(self, client, item):
         credits, items = self.accounts.get(self.logins.get(client), (0, []))

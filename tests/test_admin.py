@@ -18,7 +18,7 @@ import admin
 import db
 from constants import MAX_CREDITS, VERSION
 
-COMMANDS = ("verify", "history", "show", "backup", "grant")
+COMMANDS = ("verify", "history", "show", "backup", "grant", "unprotect")
 
 
 def run(*arguments, **options):
@@ -29,8 +29,8 @@ def run(*arguments, **options):
 def played(shop, outside, database):
     """Return an open shop in which ann has traded, and bob has only logged in."""
     outside.execute("INSERT INTO account (nickname, credits, items) VALUES ('ann', 500, '')")
-    outside.execute("INSERT INTO trade (account_id, time, what, item, price, credits) "
-                    "VALUES (1, 1767323045, 'opening', '', 0, 500)")
+    outside.execute("INSERT INTO trade (account_id, time, what, item, price, credits, note) "
+                    "VALUES (1, 1767323045, 'opening', '', 0, 500, '')")
     account, _ = shop.login("ann")
     shop.buy(account, "sword")
     shop.buy(account, CHEAP)
@@ -83,7 +83,7 @@ def test_database_is_named_before_or_after_the_command(played, directory):
 @both
 def test_show_prints_account(played, directory, database):
     assert run("show", "ann", cwd=directory, LAVKA_DATABASE=database) == (
-        0, 'nickname  "ann"\ncredits   475\nitems     %s\n' % CHEAP, "")
+        0, 'nickname  "ann"\ncredits   475\nitems     %s\nprotected no\n' % CHEAP, "")
     assert "items     none\n" in run("show", "bob", cwd=directory, LAVKA_DATABASE=database)[1]
 
 
@@ -121,7 +121,7 @@ def test_control_characters_of_nickname_are_escaped(shop, directory, database):
     log_in_stored(shop, nickname)
     status, out, _ = run("show", "--", nickname, cwd=directory, LAVKA_DATABASE=database,
                          LC_ALL="C.UTF-8")
-    assert status == 0 and out.count("\n") == 3
+    assert status == 0 and out.count("\n") == 4
     assert 'nickname  "\\u001b[31m\\u000a\\u202eБоб\\"\\\\ \\u009b1m"\n' in out
 
 
@@ -372,8 +372,8 @@ def start_history(output, directory):
 def fill_ledger(outside):
     """Store more rows of the ledger than a pipe has room for."""
     outside.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)"
-                    "INSERT INTO trade (account_id, time, what, item, price, credits) "
-                    "SELECT 1, 0, 'grant', '', 1, i FROM n")
+                    "INSERT INTO trade (account_id, time, what, item, price, credits, note) "
+                    "SELECT 1, 0, 'grant', '', 1, i, '' FROM n")
 
 
 def open_accounts(outside, number):
@@ -381,7 +381,7 @@ def open_accounts(outside, number):
     outside.execute("BEGIN")
     outside.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d) "
                     "INSERT INTO account SELECT i, 'player ' || i, 100, '' FROM n" % number)
-    outside.execute("INSERT INTO trade SELECT id, id, 1767323045, 'opening', '', 0, 100 "
+    outside.execute("INSERT INTO trade SELECT id, id, 1767323045, 'opening', '', 0, 100, '' "
                     "FROM account")
     outside.execute("COMMIT")
 

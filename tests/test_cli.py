@@ -7,7 +7,7 @@ import signal
 import sys
 
 import pytest
-from console import run
+from playing import run
 
 import cli
 from constants import DATABASE, HOST, PORT, VERSION

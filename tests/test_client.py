@@ -18,7 +18,7 @@ import time
 import pytest
 from conftest import (CLIENT, PAGE, PATIENCE, ROOT, WAITING, environment, is_full, open_account,
                       player_environment, query, small_pipe, wait_for)
-from console import (ACCOUNT, BUY, NICKNAME, OPTION, QUESTIONS, RESULTS, SELL, Script, end_process,
+from playing import (ACCOUNT, BUY, NICKNAME, OPTION, QUESTIONS, RESULTS, SELL, Script, end_process,
                      in_order, read_output, run, sleeps_or_ended, start_in_pipes, stored_account)
 
 import protocol
@@ -200,7 +200,7 @@ def test_login_shows_the_account_and_the_options(program, start_player):
     player = start_player(program.port)
     lines = player.enter("bob", OPTION)
     assert lines == ["Welcome back, bob!", "  credits  77", "  items    sword, bow",
-                     "Options: 1 balance, 2 items, 3 buy, 4 sell, 5 logout.",
+                     "Options: 1 balance, 2 items, 3 buy, 4 sell, 5 logout, 6 protect.",
                      "Type ? for help; Ctrl-C or Ctrl-D leaves the game."]
     player.enter("logout", NICKNAME)
     lines = player.enter("ann", OPTION)                 # a new account
@@ -254,7 +254,7 @@ def test_options_are_accepted_in_any_case(player):
 
 
 def test_unknown_option_is_an_error(player):
-    for line in ("dance", "balances", "back", "potion", "exit", "quit", "0", "6", "-1", "²",
+    for line in ("dance", "balances", "back", "potion", "exit", "quit", "0", "7", "-1", "²",
                  "balance please", "help me", "3 potion", "танец", "'; DROP TABLE account; --",
                  "%s", "x" * 1000):
         shown = player.enter(line, OPTION)

@@ -16,7 +16,7 @@ import time
 
 import pytest
 import torture
-from conftest import ROOT, Peer, audit, environment, reason, request, wait_for
+from conftest import ROOT, Peer, audit, environment, needs_strace, reason, request, wait_for
 
 from constants import LOG_ADDRESS_LINES, LOG_LINE, REPLY_SECONDS
 
@@ -25,8 +25,8 @@ CHEAP = "potion"
 
 @pytest.mark.parametrize("fault, size", [
     (torture.kill_rounds, 4), (torture.lose_files, 4), (torture.stop_reading_the_log, 1),
-    (torture.fuzz_sessions, 60), (torture.churn, 2000), (torture.flood, 20000),
-    (torture.never_read, 3), (torture.stop_under_load, 50)])
+    (torture.fuzz_sessions, 60), (torture.take_over, 2), (torture.churn, 2000),
+    (torture.flood, 20000), (torture.never_read, 3), (torture.stop_under_load, 50)])
 def test_a_short_round_of(start, fault, size):
     fault(start, random.Random(1), size)
 
@@ -132,11 +132,6 @@ def test_commands_beside_a_server_that_trades(program, directory):
         trader.peer.close()
     program.kill()
     audit(program.database)
-
-
-needs_strace = pytest.mark.skipif(
-    not any(os.access(os.path.join(path, "strace"), os.X_OK)
-            for path in os.environ["PATH"].split(os.pathsep)), reason="there is no strace here")
 
 
 class Trace(object):

@@ -13,7 +13,7 @@ from collections import Counter
 
 import pytest
 from conftest import PATIENCE, Clock, Loop, Peer, free_port, reason, request, wait_for
-from console import run
+from playing import run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_programs import run_server, stop

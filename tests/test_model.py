@@ -25,6 +25,7 @@ from constants import ITEMS
 
 CLIENTS = st.integers(0, 2)
 NICKNAMES = st.sampled_from(["ann", "\U0001f600"])     # fewer than clients, so that they collide
+KEYS = st.sampled_from(["first key " * 4, "second key " * 4])
 THINGS = st.sampled_from(["potion", "torch", "horse", "excalibur"])     # the last is not for sale
 
 
@@ -59,14 +60,19 @@ class Sessions(RuleBasedStateMachine):
         if "error" in reply:
             return reason(reply)
         result = reply["result"]
-        if method in ("ping", "logout"):
+        if method in ("ping", "logout", "protect"):
             return result
         return result["account"]["credits"], result["account"]["items"]
 
-    @rule(client=CLIENTS, nickname=NICKNAMES)
-    def login(self, client, nickname):
-        expected = self.model.login(client, nickname)
-        found = self.call(client, "login", nickname=nickname)
+    @rule(client=CLIENTS, nickname=NICKNAMES, key=st.one_of(st.none(), KEYS))
+    def login(self, client, nickname, key=None):
+        """Log in; the connection that this takes the nickname over from is closed."""
+        before = set(self.model.logins)
+        expected = self.model.login(client, nickname, key)
+        found = self.call(client, "login", nickname=nickname, **({"key": key} if key else {}))
+        for other in before - set(self.model.logins):
+            peer, connection = self.clients.pop(other)
+            assert connection.close_reason == "taken_over" and peer.line() is None
         if expected == "new":                   # its credits are random
             credits, items = found
             assert items == []
@@ -89,6 +95,25 @@ class Sessions(RuleBasedStateMachine):
     @rule(client=CLIENTS, item=THINGS)
     def sell(self, client, item):
         assert self.call(client, "sell", item=item) == self.model.sell(client, item)
+
+    @rule(client=CLIENTS, key=KEYS)
+    def protect(self, client, key):
+        assert self.call(client, "protect", key=key) == self.model.protect(client, key)
+
+    @rule(client=CLIENTS, other=CLIENTS, nickname=NICKNAMES, key=KEYS, item=THINGS)
+    def protect_and_take_over(self, client, other, nickname, key, item):
+        """Random single calls seldom get that far."""
+        self.login(client, nickname, key)
+        self.protect(client, key)
+        self.buy(client, item)
+        self.login(other, nickname, key)
+
+    @rule(nickname=NICKNAMES)
+    def unprotect(self, nickname):
+        """Remove a key as an operator, while the player may be logged in."""
+        if nickname in self.model.keys and not self.model.is_broken:
+            admin.unprotect(db.open_storage(self.database), io.StringIO(), nickname)
+            del self.model.keys[nickname]
 
     @rule(client=CLIENTS)
     def ping(self, client):
@@ -139,6 +164,10 @@ class Sessions(RuleBasedStateMachine):
             for nickname, (credits, items) in stored.items():
                 assert credits + sum(ITEMS[item] for item in items) == self.totals[nickname]
             assert set(self.ticker.service.players) == set(self.model.logins.values())
+            keys = self.outside.execute("SELECT nickname, hash FROM account_key JOIN account "
+                                        "ON account.id = account_id").fetchall()
+            assert dict(keys) == {nickname: db.hash_key(key)
+                                  for nickname, key in self.model.keys.items()}
 
     def teardown(self):
         if hasattr(self, "ticker"):

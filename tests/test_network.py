@@ -16,7 +16,7 @@ import sys
 
 import pytest
 from conftest import PATIENCE, ROOT, Peer, environment, free_port, wait_for
-from console import NICKNAME, OPTION, run
+from playing import NICKNAME, OPTION, run
 
 from client import Client, ServerGone
 from protocol import RpcError

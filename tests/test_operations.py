@@ -101,8 +101,8 @@ def shop_of(nickname, path):
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("INSERT INTO account (nickname, credits, items) VALUES (?, 1, '')",
                            (nickname,))
-        connection.execute("INSERT INTO trade (account_id, time, what, item, price, credits) "
-                           "VALUES (1, 1, 'opening', '', 0, 1)")
+        connection.execute("INSERT INTO trade (account_id, time, what, item, price, credits, note) "
+                           "VALUES (1, 1, 'opening', '', 0, 1, '')")
         connection.commit()
 
 

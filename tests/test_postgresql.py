@@ -875,8 +875,8 @@ def test_verify_streams_the_ledger(database):
     with contextlib.closing(connect(database)) as outside:
         outside.execute("INSERT INTO account (nickname, credits, items) "
                         "SELECT 'player ' || n, 100, '' FROM generate_series(1, 25000) AS n")
-        outside.execute("INSERT INTO trade (account_id, time, what, item, price, credits) "
-                        "SELECT id, 1767323045, 'opening', '', 0, 100 FROM account")
+        outside.execute("INSERT INTO trade (account_id, time, what, item, price, credits, note) "
+                        "SELECT id, 1767323045, 'opening', '', 0, 100, '' FROM account")
         assert run("admin.py", "verify", "--database", database) == (
             0, "accounts: 25000, rows of the ledger: 25000, problems: 0\n")
         outside.execute("UPDATE account SET credits = 7 WHERE nickname = 'player 24999'")

@@ -125,23 +125,36 @@ def outcome(line):
         return None, error.reason
     if request.error:
         return request.id, request.error.reason
-    return request.id, request.method, request.argument
+    return request.id, request.method, request.arguments
 
 
+def login_line(params):
+    """The line of a login."""
+    request = {"jsonrpc": "2.0", "id": 1, "method": "login", "params": params}
+    return json.dumps(request).encode("ascii")
+
+
+KEY = "0123456789abcdef" * 2
 REQUESTS = [
-    (b'{"jsonrpc":"2.0","id":1,"method":"ping"}', (1, "ping", None)),
-    (b' {"jsonrpc": "2.0", "id": 1, "method": "ping"} \r', (1, "ping", None)),
-    (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{}}', (1, "ping", None)),
-    (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":[]}', (1, "ping", None)),
-    (b'{"jsonrpc":"2.0","id":1,"method":"ping","extra":[1]}', (1, "ping", None)),
-    (b'{"jsonrpc":"2.0","id":"a","method":"buy","params":{"item":"bow"}}', ("a", "buy", "bow")),
-    (b'{"jsonrpc":"2.0","id":"a","method":"buy","params":["bow"]}', ("a", "buy", "bow")),
-    (b'{"jsonrpc":"2.0","id":null,"method":"logout"}', (None, "logout", None)),
-    (b'{"jsonrpc":"2.0","id":-1.5,"method":"logout"}', (-1.5, "logout", None)),
-    (b'{"jsonrpc":"2.0","id":18446744073709551616,"method":"ping"}', (2 ** 64, "ping", None)),
+    (b'{"jsonrpc":"2.0","id":1,"method":"ping"}', (1, "ping", ())),
+    (b' {"jsonrpc": "2.0", "id": 1, "method": "ping"} \r', (1, "ping", ())),
+    (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{}}', (1, "ping", ())),
+    (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":[]}', (1, "ping", ())),
+    (b'{"jsonrpc":"2.0","id":1,"method":"ping","extra":[1]}', (1, "ping", ())),
+    (b'{"jsonrpc":"2.0","id":"a","method":"buy","params":{"item":"bow"}}', ("a", "buy", ("bow",))),
+    (b'{"jsonrpc":"2.0","id":"a","method":"buy","params":["bow"]}', ("a", "buy", ("bow",))),
+    (b'{"jsonrpc":"2.0","id":null,"method":"logout"}', (None, "logout", ())),
+    (b'{"jsonrpc":"2.0","id":-1.5,"method":"logout"}', (-1.5, "logout", ())),
+    (b'{"jsonrpc":"2.0","id":18446744073709551616,"method":"ping"}', (2 ** 64, "ping", ())),
     ('{"jsonrpc":"2.0","id":1,"method":"login","params":["Ж"]}'.encode("utf-8"),
-     (1, "login", "Ж")),
-    (b'{"jsonrpc":"2.0","id":1,"method":"login","params":["\\u0416"]}', (1, "login", "Ж")),
+     (1, "login", ("Ж",))),
+    (b'{"jsonrpc":"2.0","id":1,"method":"login","params":["\\u0416"]}', (1, "login", ("Ж",))),
+    (login_line({"nickname": "bob", "key": KEY}), (1, "login", ("bob", KEY))),
+    (login_line({"key": KEY, "nickname": "bob"}), (1, "login", ("bob", KEY))),
+    (login_line(["bob", KEY]), (1, "login", ("bob", KEY))),
+    (login_line(["bob", " ~" * 64]), (1, "login", ("bob", " ~" * 64))),
+    (b'{"jsonrpc":"2.0","id":1,"method":"protect","params":["' + KEY.encode("ascii") + b'"]}',
+     (1, "protect", (KEY,))),
     # --- not JSON
     (b"nonsense", (None, "parse_error")),
     (b" ", (None, "parse_error")),
@@ -203,6 +216,19 @@ REQUESTS = [
      (1, "invalid_params")),
     (b'{"jsonrpc":"2.0","id":1,"method":"login","params":{"nickname":""}}', (1, "invalid_params")),
     (b'{"jsonrpc":"2.0","id":1,"method":"login","params":["\\ud800"]}', (1, "invalid_params")),
+    (login_line({"key": KEY}), (1, "invalid_params")),
+    (login_line({"nickname": "bob", "lock": KEY}), (1, "invalid_params")),
+    (login_line(["bob", KEY, KEY]), (1, "invalid_params")),
+    (login_line(["bob", KEY[1:]]), (1, "invalid_params")),
+    (login_line(["bob", "x" * 129]), (1, "invalid_params")),
+    (login_line(["bob", KEY + "\n"]), (1, "invalid_params")),
+    (login_line(["bob", "\t" + KEY]), (1, "invalid_params")),
+    (login_line(["bob", "Ж" * 32]), (1, "invalid_params")),
+    (login_line(["bob", None]), (1, "invalid_params")),
+    (login_line(["bob", 10 ** 40]), (1, "invalid_params")),
+    (b'{"jsonrpc":"2.0","id":1,"method":"protect"}', (1, "invalid_params")),
+    (b'{"jsonrpc":"2.0","id":1,"method":"protect","params":{"key":"short"}}',
+     (1, "invalid_params")),
 ]
 
 
@@ -229,7 +255,7 @@ def test_requests_byte_by_byte_and_with_trailing_data(line, expected):
 
 def fields(request):
     return [(type(value), value) for value in (
-        request.id, request.wants_reply, request.method, request.argument,
+        request.id, request.wants_reply, request.method, request.arguments,
         request.error and request.error.reason)]
 
 
@@ -303,7 +329,7 @@ def test_the_depth_and_the_digits_that_are_allowed():
 def test_many_brackets_are_not_deep():
     nickname = b"[" * MAX_NICKNAME
     line = b'{"jsonrpc":"2.0","id":1,"method":"login","params":["' + nickname + b'"]}'
-    assert outcome(line) == (1, "login", nickname.decode("ascii"))
+    assert outcome(line) == (1, "login", (nickname.decode("ascii"),))
 
 
 def test_a_request_without_an_id_wants_no_reply():
@@ -417,7 +443,8 @@ def test_the_codes_of_the_contract():
             ("parse_error", -32700), ("invalid_request", -32600), ("line_too_long", -32600),
             ("method_not_found", -32601), ("invalid_params", -32602), ("internal_error", -32603),
             ("storage_failed", -32000), ("server_full", -32001), ("not_logged_in", 1001),
-            ("already_logged_in", 1002), ("nickname_in_use", 1003), ("unknown_item", 2001),
+            ("already_logged_in", 1002), ("nickname_in_use", 1003), ("key_required", 1004),
+            ("wrong_key", 1005), ("unknown_item", 2001),
             ("item_already_owned", 2002), ("not_enough_credits", 2003), ("item_not_owned", 2004)]}
 
 
@@ -434,6 +461,6 @@ def test_what_is_not_a_response(line):
 
 
 def test_a_request_comes_through():
-    line = protocol.encode_request(7, "login", {"nickname": "Ж\n"})
+    line = protocol.encode_request(7, "login", {"nickname": "Ж\n", "key": KEY})
     assert line.endswith(b"\n") and line.count(b"\n") == 1
-    assert outcome(line[:-1]) == (7, "login", "Ж\n")
+    assert outcome(line[:-1]) == (7, "login", ("Ж\n", KEY))

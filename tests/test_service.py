@@ -192,7 +192,7 @@ def test_a_defect_is_logged_and_not_shown(driver, caplog):
 
 def test_a_flood_of_defects_is_one_traceback(driver, caplog):
     guest = driver.open()
-    driver.service.methods["ping"] = lambda session, _: 1 // 0
+    driver.service.methods["ping"] = lambda session: 1 // 0
     for _ in range(5):
         assert reason(driver.call(guest, "ping")) == "internal_error"
     driver.pass_time(constants.LOG_SUMMARY_SECONDS)
@@ -371,7 +371,7 @@ def test_a_chain_of_logins_by_closed_connections_does_not_recurse(driver):
     assert outcomes(driver.replies(newcomer)) == ["done"]
     assert chain[-1].close_reason == "closed"
     assert max(depths) == 2                             # the second is refused as in use
-    assert not driver.service.is_reaping
+    assert not driver.service.is_finishing
 
 
 # --- a tick: quantum, time budget, prefetch -------------------------------------------------------
@@ -860,7 +860,7 @@ def test_no_line_tells_of_what_has_an_unknown_outcome(make_driver, database, cap
     driver.serve()
     lose_connection(driver, database)
     driver.commit()
-    lines = [line for record in caplog.records if record.name == "lavka.service"
+    lines = [line for record in caplog.records if record.name == "lavka.session"
              for line in record.getMessage().split("\n")]
     assert lines == ['logout nickname="bob" peer=127.0.0.1:1 reason=storage_lost']
 
@@ -956,7 +956,8 @@ def test_statistics_count_requests_trades_and_refusals(driver):
     before = driver.call(driver.open(), "stats")["result"]
     assert before == {
         "version": constants.VERSION, "uptime_s": 0, "clients": 1, "players": 0, "trades": 0,
-        "requests": {"login": 0, "ping": 0, "buy": 0, "sell": 0, "logout": 0, "stats": 1},
+        "requests": {"login": 0, "ping": 0, "buy": 0, "sell": 0, "logout": 0, "protect": 0,
+                     "stats": 1},
         "refusals": {}, "commits": 0, "largest_batch": 0, "slowest_commit_ms": 0,
         "slowest_tick_ms": 0, "wal_bytes": 0, "unsent_bytes": 0, "log_lost": 0}
     players = [driver.login(name) for name in ("ann", "bob", "eve")]
@@ -970,7 +971,7 @@ def test_statistics_count_requests_trades_and_refusals(driver):
     driver.clock.now += 90
     stats = driver.call(players[1], "stats")["result"]
     assert stats["requests"] == {
-        "login": 3, "ping": 0, "buy": 6, "sell": 1, "logout": 1, "stats": 2}
+        "login": 3, "ping": 0, "buy": 6, "sell": 1, "logout": 1, "protect": 0, "stats": 2}
     assert stats["refusals"] == {"item_already_owned": 3, "parse_error": 3}
     assert (stats["clients"], stats["players"], stats["trades"]) == (4, 2, 4)
     assert (stats["commits"], stats["largest_batch"]) == (5, 3)     # three logins, a tick, a sale

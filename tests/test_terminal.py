@@ -12,12 +12,12 @@ import termios
 import pexpect
 import pytest
 from conftest import CLIENT, WAITING, open_account
-from console import (ACCOUNT, BUY, NICKNAME, OPTION, RESULTS, SELL, end_process, run,
+from playing import (ACCOUNT, BUY, NICKNAME, OPTION, RESULTS, SELL, end_process, run,
                      start_in_pipes, stored_account)
 from screen import CLEAR, CTRL_C, CTRL_Z, ENTER, LEFT, TAB, UP, Screen
 from wcwidth import wcswidth
 
-from constants import ITEMS
+from constants import ITEMS, OPTIONS
 
 
 @pytest.fixture
@@ -241,7 +241,7 @@ def test_trade_in_one_line_is_run_at_the_question_for_an_item(program, player):
 @pytest.mark.parametrize("line", ["help", "?", "HELP", "he"])
 def test_help_shows_the_options(player, line):
     lines = player.enter(line, OPTION)
-    for number, option in enumerate(["balance", "items", "buy", "sell", "logout"]):
+    for number, option in enumerate(OPTIONS):
         assert lines[number].split()[:2] == ["%d" % (number + 1), option]
     assert "Ctrl-C" in lines[-1]
     player.enter("buy", BUY)                            # help in full only
@@ -342,7 +342,7 @@ CATALOG = """\
 def test_session_on_the_screen(bob):
     bob.until_shown("Nickname: bob", "Welcome back, bob!", "  credits  100",
                     "  items    sword, torch",
-                    "Options: 1 balance, 2 items, 3 buy, 4 sell, 5 logout.",
+                    "Options: 1 balance, 2 items, 3 buy, 4 sell, 5 logout, 6 protect.",
                     "Type ? for help; Ctrl-C or Ctrl-D leaves the game.", "bob 100>")
     bob.enter("buy", "What do you buy? (or back) ")
     bob.until_shown("bob 100> buy", CATALOG, "What do you buy? (or back)")

@@ -21,6 +21,7 @@ NICKNAME = r"Nickname( \[[^\r\n]*\])?: "
 OPTION = r"[^\r\n]* \d+> "
 BUY = r"What do you buy\? \(or back\) "
 SELL = r"What do you sell\? \(or back\) "
+KEY = r"Key \(Enter goes back\): "
 QUESTIONS = {"buy": BUY, "sell": SELL}
 
 
@@ -146,6 +147,7 @@ RESULTS = {
     "buy": {"account": dict(ACCOUNT, credits=4296, items=["Sword", "Potion"])},
     "sell": {"account": dict(ACCOUNT, credits=4521, items=[])},
     "logout": True,
+    "protect": True,
 }
 
 
