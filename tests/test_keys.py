@@ -9,6 +9,7 @@ import json
 import os
 import re
 import socket
+import sys
 
 import pytest
 from conftest import (CHEAP, ROOT, Driver, Peer, account_of, audit, both, both_storages, connect,
@@ -139,6 +140,7 @@ def test_keys_of_many_players_are_stored_with_their_accounts(driver, database):
     audit(database)
 
 
+@pytest.mark.skipif(sys.version_info < (3, 3), reason="sqlite3 cannot trace statements")
 def test_login_reads_account_and_key_in_one_statement(driver):
     bob = owner(driver)
     assert answer(driver, bob, LOGOUT) == [True]
@@ -506,7 +508,7 @@ def test_log_tells_of_keys_without_showing_them(driver, log_lines):
     driver.pass_time(constants.LOG_SUMMARY_SECONDS)
     peer = "peer=127.0.0.1:1"
     lines = [re.sub("peer=.*:[0-9N]+", peer, line) for line in log_lines()]
-    assert lines[1:] == [
+    assert lines[1:8] + sorted(lines[8:]) == [
         'protect nickname="bob" ' + peer,
         'refused reason=key_required method=login param="bob" nickname=- ' + peer,
         'refused reason=wrong_key method=login param="bob" nickname=- ' + peer,
@@ -514,8 +516,8 @@ def test_log_tells_of_keys_without_showing_them(driver, log_lines):
         'refused reason=invalid_params method=- param=- nickname=- ' + peer,
         'logout nickname="bob" %s reason=taken_over' % peer,
         'login nickname="bob" %s created=no' % peer,
-        'refused reason=wrong_key times=2',
-        'refused reason=invalid_params times=1']
+        'refused reason=invalid_params times=1',
+        'refused reason=wrong_key times=2']
     assert bob.close_reason == "taken_over"
 
 
