@@ -4,7 +4,7 @@ from __future__ import unicode_literals
 
 from collections import OrderedDict
 
-VERSION = "1.1"
+VERSION = "1.2"
 
 # --- the shop ---------------------------------------------------------------------------------
 
@@ -33,7 +33,7 @@ BACK = "back"                 # at the question for an item: return to the optio
 
 # --- where it runs ----------------------------------------------------------------------------
 
-HOST = "127.0.0.1"            # loopback: whoever can connect can play as anybody
+HOST = "127.0.0.1"            # loopback: whoever can connect can play every unprotected account
 PORT = 7777                   # above 1023, so no privileges; easy to remember
 DATABASE = "lavka.db"         # in the working directory
 
@@ -80,10 +80,10 @@ LOG_RESERVE = 65536           # the part of it that only WARNING and above may f
 LOG_WRITES = 1000             # writes in a row, in some 5 ms, for another user's terminal: it gets
                               # one byte in each
 
-# Lines about logins, and as many about logouts, that are written before they are counted: so many
-# at once, and so many again every LOG_SUMMARY_SECONDS. Behind one address 1,000 players may log in
-# twice in a moment. Without a pause it makes 0.9 million lines a day of each, 150 MB in all, or
-# 1.6 GB if its nicknames are as long as they can be.
+# Lines about logins that are written before they are counted, and as many about logouts and about
+# new keys: so many at once, and so many again every LOG_SUMMARY_SECONDS. Behind one address 1,000
+# players may log in twice in a moment. Without a pause it makes 0.9 million lines a day of each,
+# 150 MB of logins and logouts, or 1.6 GB if its nicknames are as long as they can be.
 LOG_ADDRESS_LINES = (2000, 100)
 LOG_LINES = (20000, 250)      # of all addresses together: after a restart the players of a full
                               # server log in; 2.5 times as much a day

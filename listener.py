@@ -54,8 +54,9 @@ class Listener(object):
         places = [sock.getsockname()[:2] for sock in self.sockets]
         for host, _ in places:
             if network(host) is not None:
-                log.warning("not_loopback address=%s: nicknames are not passwords, whoever reaches "
-                            "the port can play as anybody", excerpt(host))
+                log.warning("not_loopback address=%s: a nickname is no password; whoever reaches "
+                            "it can play all accounts whose owners have not typed \"protect\"",
+                            excerpt(host))
         log.info("\n".join(["listening on %s" % address(*place) for place in places]))
 
     def close(self):

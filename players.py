@@ -30,24 +30,26 @@ class Players(dict):
         session.deadline = FOREVER
         if session.account.is_dirty:
             self.group.uncommitted_logins.add(session)
-        self.log_of(session, "login", " created=%s" % ("yes" if is_new else "no"),
-                    session.account.is_dirty)
+        self.log(session, session.account.is_dirty, "login nickname=%s peer=%s created=%s",
+                 "yes" if is_new else "no")
         return is_new
 
     def log_out(self, session, reason):
         """End the login of a session, and free its nickname."""
-        self.log_of(session, "logout", " reason=%s" % reason,
-                    session in self.group.uncommitted_logins)
+        self.log(session, session in self.group.uncommitted_logins,
+                 "logout nickname=%s peer=%s reason=%s", reason)
         del self[session.account.nickname]
         self.shop.logout(session.account)
         session.account = None
         session.deadline = self.clock() + LOGIN_SECONDS
         self.group.uncommitted_logins.discard(session)
 
-    def log_of(self, session, event, detail="", is_uncommitted=False):
-        """Have a line about a player logged: after the commit, if what it tells is uncommitted."""
-        if self.limiter.has_quota(event, session.address[0]):
+    def log(self, session, is_uncommitted, line, *values):
+        """Have a line about a player logged, if its kind, the first word, is within its quota.
+
+        A line that tells of an uncommitted change is dropped if that cannot be stored.
+        """
+        if self.limiter.has_quota(line.partition(" ")[0], session.address[0]):
             account = session.account
-            self.group.log(logging.INFO, "%s nickname=%s peer=%s%s", event,
-                           excerpt(account.nickname), peer(session), detail,
+            self.group.log(logging.INFO, line, excerpt(account.nickname), peer(session), *values,
                            account=account if is_uncommitted else None)

@@ -25,8 +25,8 @@ CHEAP = "potion"
 
 @pytest.mark.parametrize("fault, size", [
     (torture.kill_rounds, 4), (torture.lose_files, 4), (torture.stop_reading_the_log, 1),
-    (torture.fuzz_sessions, 60), (torture.churn, 2000), (torture.flood, 20000),
-    (torture.never_read, 3), (torture.stop_under_load, 50)])
+    (torture.fuzz_sessions, 60), (torture.take_over, 2), (torture.churn, 2000),
+    (torture.flood, 20000), (torture.never_read, 3), (torture.stop_under_load, 50)])
 def test_a_short_round_of(start, fault, size):
     fault(start, random.Random(1), size)
 

@@ -402,7 +402,8 @@ def test_log_levels(start):
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 def test_beyond_loopback_it_says_what_a_nickname_is(start, host):
-    assert "nicknames are not passwords" in start("--host", host).log()
+    log = start("--host", host).log()
+    assert "a nickname is no password" in log and 'have not typed "protect"' in log
 
 
 def test_on_loopback_it_does_not(start):

@@ -26,7 +26,7 @@ import tempfile
 import time
 
 from conftest import (PATIENCE, ROOT, WHY_NO_POSTGRESQL, Peer, Program, audit, connect,
-                      environment, free_port, reason, request, wait_for)
+                      environment, free_port, query, reason, request, wait_for)
 from model import Model
 
 import pgcluster
@@ -35,6 +35,7 @@ from constants import (CREDITS_RANGE, HIGH_WATER, ITEMS, LOG_LINE, MAX_BATCH, MA
                        REQUEST_QUANTUM)
 
 THINGS = sorted(ITEMS) + ["excalibur"]
+KEYS = ["%032x" % number for number in (1, 2)]
 
 
 class Finding(Exception):
@@ -59,6 +60,7 @@ class Trader(object):
         self.pending = collections.deque()      # requests in flight: (id, result, state afterwards)
         self.next_id = 0
         self.total = None               # credits plus prices of the items; never changes
+        self.key = None                 # of the account, if it is protected
         self.refusals = None            # number of changes that could not be stored; None where
                                         # none is expected. Then one request at a time
 
@@ -80,7 +82,8 @@ class Trader(object):
 
         Another server may not have noticed that the player left it; this one may have no database.
         """
-        reply = self.peer.call("login", nickname=self.nickname)
+        key = {"key": self.key} if self.key else {}
+        reply = self.peer.call("login", nickname=self.nickname, **key)
         expect("result" in reply or reason(reply) in ("nickname_in_use", "storage_failed"), reply)
         return reply.get("result")
 
@@ -302,6 +305,9 @@ def session_bytes(rng):
         for _ in range(rng.choice([1, 1, 1, 2, MAX_BATCH, MAX_BATCH + 1])):
             method, params = rng.choice([
                 ("login", {"nickname": rng.choice(["a", "b", "bystander", "\U0001f600", " ", ""])}),
+                ("login", {"nickname": rng.choice(["a", "b", "bystander"]),
+                           "key": rng.choice(KEYS + ["short", 1, None])}),
+                ("protect", {"key": rng.choice(KEYS)}), ("protect", [rng.choice(KEYS)]),
                 ("buy", {"item": rng.choice(THINGS)}), ("sell", [rng.choice(THINGS)]),
                 ("ping", {}), ("logout", []), ("ping", None), ("steal", {"item": 1})])
             call = {"jsonrpc": "2.0", "method": method}
@@ -365,8 +371,52 @@ def fuzz_sessions(start, rng, sessions):
         expect(program.process.poll() is None, "the server ended")
     log = program.log()
     expect("Traceback" not in log and " ERROR " not in log, "in the log:", log[-2000:])
+    query(program.database, "DELETE FROM account_key")      # some keys were mutated
     wait_for(lambda: all(program.free(name) for name in ("a", "b", "\U0001f600")), "free nicknames")
     return {"sessions": sessions, "lines": sent}
+
+
+def take_over(start, rng, rounds):
+    """Owners take their nicknames over from connections with requests in flight; some servers are
+    killed at that moment. Nothing that was acknowledged to the old connection is undone."""
+    counts = collections.Counter()
+    traders = [Trader("owner %d" % number, rng) for number in range(10)]
+    for _ in range(rounds):
+        program = start()
+        for trader in traders:
+            trader.log_in(program.port)
+            trader.key = trader.key or rng.choice(KEYS)
+            expect(trader.peer.call("protect", key=trader.key).get("result") is True, "protect")
+        for _ in range(rng.randrange(1, 5)):
+            counts["acknowledged"] += drive(traders, rng.uniform(0, 0.1), rng.choice([1, 4, 16]))
+            for trader in rng.sample(traders, rng.randrange(1, 10)):
+                trader.trade(rng.choice([1, 16, 200]))
+                old, before = trader.peer, len(trader.pending)
+                trader.log_in(program.port)
+                counts["takeovers"] += 1
+                check_end(old, before)
+        newcomers = [Peer(program.port) for _ in traders]
+        for trader, newcomer in zip(traders, newcomers):
+            trader.trade(4)
+            newcomer.send(request("login", nickname=trader.nickname, key=trader.key))
+        if rng.random() < 0.5:
+            select.select([newcomers[0].sock], [], [], PATIENCE)
+        program.kill()
+        for trader, newcomer in zip(traders, newcomers):
+            counts["acknowledged"] += trader.leave()
+            newcomer.close()
+    return dict(counts, rounds=rounds)
+
+
+def check_end(peer, most):
+    """Check that a connection ends, after some of the replies to so many requests."""
+    peer.sock.settimeout(PATIENCE)
+    try:
+        lines = peer.reader.read().split(b"\n")
+    except socket.error:                # a reset, with requests unread
+        lines = [b""]
+    peer.close()
+    expect(len(lines) - 1 <= most, len(lines) - 1, "replies to", most, "requests")
 
 
 def lose_files(start, rng, rounds):
@@ -886,6 +936,7 @@ FAULTS = collections.OrderedDict([      # name -> (function, size of one round, 
     ("log", (stop_reading_the_log, 5, None)),
     ("files", (lose_files, 10, None)),
     ("fuzz", (fuzz_sessions, 100, None)),
+    ("takeover", (take_over, 10, None)),
     ("race", (race, 10000, 1)),
     ("kill-one", (kill_a_server, 10, None)),
     ("kill-postgresql", (kill_the_database, 5, None)),
