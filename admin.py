@@ -93,10 +93,11 @@ def history(storage, out, nickname):
 def show(storage, out, nickname):
     """Print an account, and whether it is protected by a key."""
     with storage.reading():
-        _, credits, items, key_hash = _find_usable(storage, nickname)
+        id, credits, items = _find_usable(storage, nickname)
+        key = storage.query("SELECT 1 FROM account_key WHERE account_id = ?", id).fetchone()
     out.write("nickname  %s\ncredits   %s\nitems     %s\nprotected %s\n" % (
         quote(nickname), credits, escape(items).replace(",", ", ") or "none",
-        "no" if key_hash is None else "yes"))
+        "yes" if key else "no"))
 
 
 def backup(storage, out, target):
@@ -127,7 +128,7 @@ def grant(storage, out, nickname, credits):
     and sees them with the next buy or sell. A request that arrives at the same instant is refused
     once; nothing is lost."""
     with storage.changing(), storage.database.bind_ctx(TABLES):
-        id, before, _, _ = _find_usable(storage, nickname, storage.SELECT_TO_CHANGE)
+        id, before, _ = _find_usable(storage, nickname, storage.SELECT_TO_CHANGE)
         after = before + credits
         if not 0 <= after <= MAX_CREDITS:
             raise CommandFailed("%s has %d credits; they can be 0 to %d"

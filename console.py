@@ -289,7 +289,7 @@ class Console(object):
             return
         self.say("Only your key opens this account now. It is in %s." % self.key_file.name, GREEN)
         if is_replaced:
-            self.say("It replaces the last one, on your other computers, too.")
+            self.say("It replaces the last one: your other computers need it, too.")
         self.say("This client sends it by itself. On another computer, copy the file to the same "
                  "place there, or type the key when it is asked for.")
         self.say("Keep a copy of the file. If the key is lost, whoever runs the server can help.")

@@ -35,6 +35,9 @@ from text import Text, excerpt
 
 log = logging.getLogger("lavka.db")
 
+# What loading an account raises.
+CANNOT_LOAD = STORAGE_ERRORS + (UnusableRow, HeldElsewhere, NoRoom)
+
 NICKNAME_IN_USE = ("This nickname is in use; if its client vanished, it is free within %d seconds."
                    % NICKNAME_FREED_SECONDS)
 
@@ -57,20 +60,21 @@ class OpenAccount(object):
     """An account in memory, for as long as its player is logged in."""
     __slots__ = ("nickname", "id", "credits", "items", "key_hash", "stored", "is_dirty", "version")
 
-    def __init__(self, nickname, stored, version):
+    def __init__(self, nickname, stored, key_hash, version):
         self.nickname = nickname
+        self.key_hash = key_hash        # hash of its key; None if it is not protected
         self.is_dirty = False           # True while a change waits for the commit
         self.version = version          # data version of the database when it was last loaded
         self.set_stored(stored)
 
     def set_stored(self, stored):
         """Become what the database holds: a row, or None where there is none."""
-        self.stored = stored            # last loaded or stored row
-        self.id, self.credits, items, self.key_hash = stored or (None, 0, "", None)
+        self.stored = stored            # last loaded or stored row: (id, credits, items as text)
+        self.id, self.credits, items = stored or (None, 0, "")
         self.items = items.split(",") if items else []
 
     def row(self):
-        """Return what the table of accounts is to hold: (credits, items as text)."""
+        """Return what the database is to hold: (credits, items as text)."""
         return self.credits, ",".join(self.items)
 
 
@@ -90,7 +94,7 @@ class Shop(object):
         self.largest_batch = 0          # most changes in one transaction
         self._dirty = {}                # nickname -> OpenAccount with a change to store
         self._ledger = []               # changes to record: (OpenAccount, columns of Trade ...)
-        self._keys = {}                 # keys to store: OpenAccount -> hash
+        self._old_keys = {}             # OpenAccount with a new key to store -> stored hash
         self._version = None            # last seen data version; changes when another connection
                                         # commits
         self._version_checked = False   # whether the version was read since the last commit
@@ -105,13 +109,13 @@ class Shop(object):
 
     # --- what players do; the effect is in memory until the next commit -----------------------
 
-    def prefetch(self, nicknames):
-        """Get ready to log in with these nicknames, and to trade, in this tick.
+    def prefetch(self, logins, trades=()):
+        """Get ready to log in with the first nicknames in this tick, and to trade for the others.
 
         A hint that saves round trips: whatever was not prefetched is loaded when it is needed.
         """
         try:
-            self.storage.prefetch(nicknames)
+            self.storage.prefetch(logins, trades)
         except STORAGE_ERRORS as error:
             self._storage_failed(error)
 
@@ -128,7 +132,7 @@ class Shop(object):
             self.storage.hold(nickname)
             return account, False
         try:
-            stored = self.storage.load(nickname)
+            stored, key_hash = self.storage.load(nickname)
         except HeldElsewhere:
             raise Refusal("nickname_in_use", NICKNAME_IN_USE)
         except NoRoom:
@@ -140,7 +144,7 @@ class Shop(object):
         except STORAGE_ERRORS as error:
             self._storage_failed(error)
             raise Refusal("storage_failed", "Accounts cannot be read now. Try again later.")
-        account = OpenAccount(nickname, stored, self._version)
+        account = OpenAccount(nickname, stored, key_hash, self._version)
         _check_key(account, key)
         self.storage.hold(nickname)
         if stored is None:
@@ -153,7 +157,11 @@ class Shop(object):
 
         Raises Refusal: nickname_in_use unless the account is protected; else as `login`.
         """
-        self._refresh(account)
+        if not account.is_dirty:
+            try:                        # an operator may have removed the key
+                account.key_hash = self.storage.load(account.nickname)[1]
+            except CANNOT_LOAD:
+                pass
         _check_key(account, key)
         if account.key_hash is None:
             raise Refusal("nickname_in_use", NICKNAME_IN_USE)
@@ -164,7 +172,9 @@ class Shop(object):
 
     def protect(self, account, key):
         """Have every further login need this key."""
-        account.key_hash = self._keys[account] = hash_key(key)
+        self._refresh(account)
+        self._old_keys.setdefault(account, account.key_hash)
+        account.key_hash = hash_key(key)
         account.is_dirty = True
         self._dirty[account.nickname] = account
 
@@ -216,9 +226,9 @@ class Shop(object):
                 self._version = self.storage.data_version()
                 self._version_checked = True
             if account.version != self._version and not account.is_dirty:
-                account.set_stored(self.storage.load(account.nickname) or account.stored)
+                account.set_stored(self.storage.reload(account.nickname) or account.stored)
                 account.version = self._version
-        except (UnusableRow, HeldElsewhere, NoRoom) + STORAGE_ERRORS:
+        except CANNOT_LOAD:
             pass
 
     # --- storing it ---------------------------------------------------------------------------
@@ -242,8 +252,9 @@ class Shop(object):
 
     def _store(self):
         rows = {account: account.row() for account in self._dirty.values()}
-        ledger, keys = self._ledger, self._keys
-        self._dirty, self._ledger, self._keys = {}, [], {}
+        ledger, old_keys = self._ledger, self._old_keys
+        keys = {account: account.key_hash for account in old_keys}
+        self._dirty, self._ledger, self._old_keys = {}, [], {}
         try:
             failed = self.storage.save(rows, ledger, keys)
         except STORAGE_ERRORS as error:
@@ -257,7 +268,10 @@ class Shop(object):
             if account in failed:
                 account.set_stored(failed[account])
             else:
-                account.stored = (account.id,) + row + (account.key_hash,)
+                account.stored = (account.id,) + row
+        for account, key_hash in old_keys.items():
+            if account in failed:
+                account.key_hash = key_hash
         return frozenset(failed)
 
     def _count(self, ledger, conflicts):

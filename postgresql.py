@@ -74,10 +74,12 @@ class PostgreSQL(Storage):
 
     prefetches = True
 
-    SELECT_TO_CHANGE = Storage.SELECT + " FOR UPDATE OF account"
+    SELECT_TO_CHANGE = Storage.SELECT + " FOR UPDATE"
     MOMENT = "to_char(to_timestamp(time) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')"
-    ROWS = ("SELECT nickname, id, credits, items, hash FROM account "
-            "LEFT JOIN account_key ON account_id = id WHERE nickname = ANY(%s::text[])")
+    ROWS = "SELECT nickname, id, credits, items FROM account WHERE nickname = ANY(%s::text[])"
+    # A join instead would read all keys, as soon as there are many nicknames.
+    ROWS_AND_KEYS = ROWS.replace(
+        " FROM", ", (SELECT hash FROM account_key WHERE account_id = id) FROM", 1)
     SAVE = _BRIEFLY + _SAVE.format("", "")
     # Leaves out the rows that others have locked. A row that changed before this statement has
     # locked it is compared anew by the UPDATE, as READ COMMITTED has it.
@@ -95,6 +97,7 @@ class PostgreSQL(Storage):
         self._retry_pause = RETRY_SECONDS[0]    # seconds until the attempt after it
         self._tick = 0                  # number of ticks so far
         self._prefetched = {}           # nickname -> row, None, or class of what `load` raises
+        self._key_hashes = {}           # nickname -> hash or None, of those read for a login
         self._locks = NicknameLocks(self._run)
         self._is_blocked = False        # whether a lock outlasted BUSY_SECONDS, until a save
 
@@ -116,28 +119,39 @@ class PostgreSQL(Storage):
 
     # --- for a server: accounts ---------------------------------------------------------------
 
-    def prefetch(self, nicknames):
-        wanted = set(nicknames).difference(self._prefetched)
+    def prefetch(self, logins, trades=()):
+        logins = set(logins).difference(self._key_hashes)
+        wanted = logins.union(set(trades).difference(self._prefetched))
         if not wanted or self.is_lost:
             return
         self._prefetched.update(dict.fromkeys(wanted, peewee.OperationalError))
+        if logins:
+            self._key_hashes.update(dict.fromkeys(wanted))
         # Lock and read separately: a combined statement would read a snapshot older than the lock,
         # and the server that held the nickname may have stored something since.
         refused = self._locks.lock(wanted)
         self._prefetched.update(refused)
         ours = wanted.difference(refused)
-        rows = self._rows(ours)
-        self._prefetched.update((nickname, rows.get(nickname)) for nickname in ours)
+        rows = self._rows(ours, self.ROWS_AND_KEYS if logins else self.ROWS)
+        if logins:
+            self._key_hashes.update((nickname, row[3]) for nickname, row in rows.items())
+        self._prefetched.update((nickname, rows[nickname][:3] if nickname in rows else None)
+                                for nickname in ours)
 
-    def _rows(self, nicknames):
+    def _rows(self, nicknames, statement):
         """Return {nickname: row} of those that have an account."""
         if not nicknames:
             return {}
-        return {row[0]: row[1:] for row in self._run(self.ROWS, array(nicknames)).fetchall()}
+        return {row[0]: row[1:] for row in self._run(statement, array(nicknames)).fetchall()}
 
     def load(self, nickname):
-        if nickname not in self._prefetched:
+        if nickname not in self._key_hashes:
             self.prefetch([nickname])
+        return self.reload(nickname), self._key_hashes[nickname]
+
+    def reload(self, nickname):
+        if nickname not in self._prefetched:
+            self.prefetch((), [nickname])
         if self.is_lost:
             raise peewee.OperationalError("there is no connection")
         row = self._prefetched[nickname]
@@ -163,7 +177,7 @@ class PostgreSQL(Storage):
         if not conflicts:
             return {}
         try:
-            current = self._rows([account.nickname for account in conflicts])
+            current = self._rows([account.nickname for account in conflicts], self.ROWS)
         except peewee.PeeweeException:          # the other accounts are stored all the same
             return {account: account.stored for account in conflicts}
         return {account: current.get(account.nickname) for account in conflicts}
@@ -171,13 +185,7 @@ class PostgreSQL(Storage):
     def _store(self, statement, accounts, rows, ledger, keys):
         """Store some of the accounts, with their part of the ledger and the keys; return {nickname:
         id} of those that are stored."""
-        parameters = (
-            columns([(account.nickname,) + rows[account] for account in accounts
-                     if account.stored is None], 3)
-            + columns([(account.nickname, account.id) + rows[account] + account.stored[1:3]
-                        for account in accounts if account.stored is not None], 6)
-            + [int(time.time())]
-            + columns([(change[0].nickname,) + change[1:] for change in ledger], 5))
+        parameters = _save_parameters(accounts, rows, ledger)
         if keys:
             statement += _PROTECT
             parameters += columns([(account.nickname, key_hash)
@@ -193,19 +201,10 @@ class PostgreSQL(Storage):
         """
         known = [account for account in rows if account.stored is not None and account not in keys]
         ids = self._store(self.SAVE_UNLOCKED, known, rows, ledger, {})
-        # Somebody inserts a new nickname or has locked a key, and no statement can skip it: divide
-        # until it is alone.
-        new = [account for account in rows if account.stored is None or account in keys]
-        parts = [new] if new else []
-        deadline = monotonic() + BUSY_SECONDS
-        while parts and monotonic() < deadline:
-            part = parts.pop()
-            try:
-                ids.update(self._store(self.SAVE, part, rows, ledger, keys))
-            except peewee.PeeweeException:
-                if len(part) > 1:
-                    middle = len(part) // 2
-                    parts += [part[:middle], part[middle:]]
+        # Somebody inserts a new nickname or has locked a key, and no statement can skip it.
+        others = [account for account in rows if account.stored is None or account in keys]
+        ids.update(_store_in_parts(
+            others, lambda part: self._store(self.SAVE, part, rows, ledger, keys)))
         return ids
 
     # --- for a server: nicknames --------------------------------------------------------------
@@ -221,7 +220,7 @@ class PostgreSQL(Storage):
         return self._locks.has_released()
 
     def unlock_released(self):
-        self._prefetched = {}
+        self._prefetched, self._key_hashes = {}, {}
         self._tick += 1
         try:
             self._locks.unlock_released()
@@ -300,7 +299,7 @@ class PostgreSQL(Storage):
             self.socket = None
             self._retry_at = 0
             self._retry_pause = RETRY_SECONDS[0]
-            self._prefetched = {}
+            self._prefetched, self._key_hashes = {}, {}
             self._locks.clear()
 
     # --- for the commands ---------------------------------------------------------------------
@@ -366,3 +365,30 @@ class PostgreSQL(Storage):
 
     def copy_to(self, path, progress):
         self._connector.dump(path)
+
+
+def _save_parameters(accounts, rows, ledger):
+    """Return the parameters of _SAVE; see `Storage.save`."""
+    return (columns([(account.nickname,) + rows[account] for account in accounts
+                     if account.stored is None], 3)
+            + columns([(account.nickname, account.id) + rows[account] + account.stored[1:]
+                       for account in accounts if account.stored is not None], 6)
+            + [int(time.time())]
+            + columns([(change[0].nickname,) + change[1:] for change in ledger], 5))
+
+
+def _store_in_parts(accounts, store):
+    """Store accounts, divided until each that cannot be stored is alone; return {nickname: id} of
+    those stored. `store` does it for a list of them."""
+    ids = {}
+    parts = [accounts] if accounts else []
+    deadline = monotonic() + BUSY_SECONDS
+    while parts and monotonic() < deadline:
+        part = parts.pop()
+        try:
+            ids.update(store(part))
+        except peewee.PeeweeException:
+            if len(part) > 1:
+                middle = len(part) // 2
+                parts += [part[:middle], part[middle:]]
+    return ids

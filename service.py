@@ -147,7 +147,10 @@ class Service(object):
 
     def prefetch(self, sessions):
         """Have the storage load at once what these sessions' requests need."""
-        self.shop.prefetch({name for session in sessions for name in session.needed_nicknames()})
+        logins, trades = set(), set()
+        for session in sessions:
+            session.add_needed(logins, trades)
+        self.shop.prefetch(logins, trades)
 
     def apply(self, session):
         """Apply the session's parsed requests; their replies go to its output, or wait."""

@@ -12,6 +12,7 @@ from protocol import METHODS, LineReader, RpcError, address, parse, refused
 log = logging.getLogger("lavka.session")
 
 FOREVER = float("inf")
+CHANGES = frozenset(["buy", "sell", "protect"])     # methods that change the account of the login
 
 
 class Session(object):
@@ -64,18 +65,18 @@ class Session(object):
             count += len(request) if type(request) is list else 1
         return count
 
-    def needed_nicknames(self):
-        """Yield the nicknames that the parsed requests log in with, or trade for."""
+    def add_needed(self, logins, trades):
+        """Add the nicknames that the parsed requests log in with, or trade for, to these sets."""
         is_logged_in = self.account is not None
         for request in self.requests:
             for one in request if type(request) is list else (request,):
                 if one.method == "login" and not is_logged_in:      # else it will be refused
-                    yield one.arguments[0]
+                    logins.add(one.arguments[0])
                     is_logged_in = True
                 elif one.method == "logout":
                     is_logged_in = False
-                elif self.account is not None and one.method in ("buy", "sell"):
-                    yield self.account.nickname
+                elif self.account is not None and one.method in CHANGES:
+                    trades.add(self.account.nickname)
 
     def peer_has_closed(self):
         """Return whether the peer has closed the connection; even if that was not read yet."""

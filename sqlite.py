@@ -21,7 +21,7 @@ from files import FilesInUse, HeldFiles, conflict, orphaned_log
 from models import TABLES, Account, Trade
 from schema import check_schema, create_command, create_tables, is_outdated
 from storage import STORAGE_ERRORS, CannotOpen, Storage, UnusableRow, check_usable, describe
-from text import show
+from text import Text, show
 
 # The settings of a connection that writes.
 _DURABLE = [("journal_mode", "wal"), ("synchronous", "full"), ("foreign_keys", 1)]
@@ -39,6 +39,8 @@ class SQLite(Storage):
     UPDATE = "UPDATE account SET credits = ?, items = ? WHERE id = ? AND credits = ? AND items = ?"
     RECORD = ("INSERT INTO trade (account_id, time, what, item, price, credits, note) "
               "VALUES (?, ?, ?, ?, ?, ?, '')")
+    LOAD = ("SELECT id, credits, items, hash FROM account "
+            "LEFT JOIN account_key ON account_id = id WHERE nickname = ?")
     PROTECT = "INSERT OR REPLACE INTO account_key (account_id, hash) VALUES (?, ?)"
     MOMENT = "datetime(time, 'unixepoch')"
 
@@ -81,13 +83,23 @@ class SQLite(Storage):
         self._files.close()
 
     def load(self, nickname):
+        row = self._select(self.LOAD, nickname)
+        if row is None:
+            return None, None
+        if not isinstance(row[3], (Text, type(None))):
+            raise UnusableRow()
+        return check_usable(row[:3]), row[3]
+
+    def reload(self, nickname):
+        return check_usable(self._select(self.SELECT, nickname))
+
+    def _select(self, sql, nickname):
         try:
-            row = self.database.cursor().execute(self.SELECT, (nickname,)).fetchone()
+            return self.database.cursor().execute(sql, (nickname,)).fetchone()
         except STORAGE_ERRORS as error:
             if "decode" in repr(error):         # sqlite3 has no class of its own for broken text
                 raise UnusableRow()
             raise
-        return check_usable(row)
 
     def data_version(self):
         return self.query("PRAGMA data_version").fetchone()[0]
@@ -138,17 +150,16 @@ class SQLite(Storage):
                 if not cursor.rowcount:
                     suspects.append(account)
         if known:
-            cursor.executemany(self.UPDATE,
-                               [rows[account] + account.stored[:3] for account in known])
+            cursor.executemany(self.UPDATE, [rows[account] + account.stored for account in known])
             if cursor.rowcount != len(known):
                 suspects += known               # the count of executemany does not tell which
         conflicts = {}
         for account in suspects:
             try:
-                row = self.load(account.nickname)
+                row = self.reload(account.nickname)
             except UnusableRow:
                 row = None
-            if account.stored is None or row is None or row[:3] != (account.id,) + rows[account]:
+            if account.stored is None or row != (account.id,) + rows[account]:
                 conflicts[account] = row
         return conflicts
 
@@ -188,7 +199,7 @@ class SQLite(Storage):
                         files = HeldFiles(path)
                 with self._transaction():
                     if Account.table_exists() and not Trade.table_exists():
-                        self._check_accounts()
+                        _check_accounts(self)
                     create_tables(self.database, self.name)
         except STORAGE_ERRORS as error:
             raise CannotOpen("cannot create the tables in %s: %s" % (self.name, describe(error)))
@@ -196,15 +207,6 @@ class SQLite(Storage):
             self.database.close()
             if files:
                 files.close()
-
-    def _check_accounts(self):
-        """Check before an upgrade that the ledger can hold each account. Raises CannotOpen."""
-        row = self.query(
-            "SELECT CAST(nickname AS TEXT) FROM account WHERE typeof(nickname) != 'text' "
-            "OR typeof(items) != 'text' OR typeof(credits) != 'integer' OR credits < 0").fetchone()
-        if row is not None:
-            raise CannotOpen("account %s of %s has no usable credits or items: correct them before "
-                             "the upgrade" % (show(row[0]), self.name))
 
     @contextlib.contextmanager
     def reading(self, models=TABLES):
@@ -326,6 +328,16 @@ class SQLite(Storage):
             self.database.close()
             raise CannotOpen("the database %s cannot be made durable (journal_mode, synchronous = "
                              "%s)" % (self.name, settings))
+
+
+def _check_accounts(storage):
+    """Check before an upgrade that the ledger can hold each account. Raises CannotOpen."""
+    row = storage.query(
+        "SELECT CAST(nickname AS TEXT) FROM account WHERE typeof(nickname) != 'text' "
+        "OR typeof(items) != 'text' OR typeof(credits) != 'integer' OR credits < 0").fetchone()
+    if row is not None:
+        raise CannotOpen("account %s of %s has no usable credits or items: correct them before "
+                         "the upgrade" % (show(row[0]), storage.name))
 
 
 def _check_one_name(path, name):

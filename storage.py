@@ -55,8 +55,7 @@ class Storage(object):
     """The base of `sqlite.SQLite` and `postgresql.PostgreSQL`.
 
     The defaults are those of a storage that belongs to one server, has no connection that could
-    end, and reads a row as soon as it is asked for. A row is (id, credits, items as text, hash of
-    the key or None).
+    end, and reads a row as soon as it is asked for. A row is (id, credits, items as text).
     """
     name = None             # for people: a file, or a URL without its password
     engine = None           # for people: the database system and its version
@@ -65,9 +64,8 @@ class Storage(object):
     prefetches = False      # whether `prefetch` saves anything
     wal_size = 0            # bytes of the write-ahead log's file, if the storage looks after it
 
-    SELECT = ("SELECT id, credits, items, hash FROM account "       # the row of a nickname
-              "LEFT JOIN account_key ON account_id = id WHERE nickname = ?")
-    SELECT_TO_CHANGE = SELECT       # the same, with the account locked until the transaction ends
+    SELECT = "SELECT id, credits, items FROM account WHERE nickname = ?"    # the row of a nickname
+    SELECT_TO_CHANGE = SELECT       # the same, locked until the transaction ends
     MOMENT = None                   # SQL for the time of a ledger's row, as text
 
     # --- for a server: opening ----------------------------------------------------------------
@@ -82,17 +80,23 @@ class Storage(object):
 
     # --- for a server: accounts ---------------------------------------------------------------
 
-    def prefetch(self, nicknames):
-        """Get ready to `load` these nicknames in this tick; a hint, which may be left out.
+    def prefetch(self, logins, trades=()):
+        """Get ready to `load` the first nicknames in this tick, and to `reload` the others.
 
-        Raises one of STORAGE_ERRORS; then they cannot be loaded in this tick.
+        A hint, which may be left out. Raises one of STORAGE_ERRORS; then they cannot be loaded in
+        this tick.
         """
 
     def load(self, nickname):
-        """Return the row of an account, None where there is none.
+        """Return (row, hash of the key) of an account, for a login.
 
-        Raises UnusableRow, HeldElsewhere, NoRoom, or one of STORAGE_ERRORS.
+        Both are None where there is no account, the hash where it is not protected. Raises
+        UnusableRow, HeldElsewhere, NoRoom, or one of STORAGE_ERRORS.
         """
+        raise NotImplementedError()
+
+    def reload(self, nickname):
+        """Return the row alone, as `load`, for an account whose player is logged in."""
         raise NotImplementedError()
 
     def data_version(self):
@@ -195,9 +199,8 @@ def describe(error):
 
 def is_usable(row):
     """Return whether the shop could have written this row."""
-    _, credits, items, key_hash = row
-    return isinstance(credits, int) and 0 <= credits <= MAX_CREDITS and isinstance(items, Text) \
-        and (key_hash is None or isinstance(key_hash, Text))
+    _, credits, items = row
+    return isinstance(credits, int) and 0 <= credits <= MAX_CREDITS and isinstance(items, Text)
 
 
 def check_usable(row):

@@ -394,7 +394,7 @@ class Driver(object):
         self.shop.storage.query("SET lock_timeout = 1" if "://" in database
                                 else "PRAGMA busy_timeout = 0")
         if not prefetches:
-            self.shop.prefetch = lambda nicknames: None
+            self.shop.prefetch = lambda logins, trades: None
         self.limiter = log.LogRateLimiter(self.clock)
         self.service = service.Service(self.shop, self.limiter, self.clock)
         self.sessions = []
@@ -549,7 +549,7 @@ class Ticker(Loop):
     def __init__(self, database, clock=None, prefetches=True, **options):
         self.shop = db.Shop(database)
         if not prefetches:
-            self.shop.prefetch = lambda nicknames: None
+            self.shop.prefetch = lambda logins, trades: None
         limiter = log.LogRateLimiter(clock or Clock())
         super(Ticker, self).__init__(service.Service(self.shop, limiter, limiter.clock), limiter,
                                      [self.shop.storage, limiter], **options)

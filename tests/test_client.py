@@ -1118,8 +1118,8 @@ def without_unix_modules(directory):
 def test_client_can_be_imported_without_a_terminal(without_unix_modules, redirection):
     for name in ("fcntl", "readline", "termios"):
         assert python("import %s" % name, **without_unix_modules)[0] == 1
-    assert python("from client import Client, RpcError", redirection, **without_unix_modules) \
-        == (0, "")
+    assert python("from client import Client, Console, RpcError, ServerGone, State, new_key",
+                  redirection, **without_unix_modules) == (0, "")
 
 
 def python(code, redirection="", **variables):

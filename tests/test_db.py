@@ -409,13 +409,13 @@ def grant(database, nickname, credits):
 def test_failed_refresh_is_repeated_by_the_next_trade(shop, outside):
     account = log_in_stored(shop, credits=0, outside=outside)
     outside.execute("UPDATE account SET credits = 5000")
-    load = shop.storage.load
+    reload = shop.storage.reload
 
     def fail_once(nickname):
-        shop.storage.load = load
+        shop.storage.reload = reload
         raise sqlite3.OperationalError("disk I/O error")
 
-    shop.storage.load = fail_once
+    shop.storage.reload = fail_once
     assert refusal_of(shop.buy, account, "horse").reason == "not_enough_credits"
     shop.commit()
     shop.buy(account, "horse")

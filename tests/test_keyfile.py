@@ -158,15 +158,19 @@ def open_and_tell(path, flags, *mode):
     descriptor = opened(path, flags, *mode)
     print("%s %o" % (os.path.basename(path), os.fstat(descriptor).st_mode & 0o7777))
     return descriptor
-os.open = open_and_tell
+made = os.mkdir
+def make_and_tell(path, *mode):
+    made(path, *mode)
+    print("%s %o" % (os.path.basename(path), os.stat(path).st_mode & 0o7777))
+os.open, os.mkdir = open_and_tell, make_and_tell
 for _ in range(2):
     KeyFile(path).replace("server", "bob", [], ["key"])
 """
-    lines = run_python(code, path, "%d" % umask).splitlines()
-    modes_at_birth = [line.split()[1] for line in lines if line.startswith("keys.json.new ")]
-    assert len(modes_at_birth) == 2
-    for one in modes_at_birth:
-        assert int(one, 8) & 0o177 == 0                 # from the first byte on
+    born = [line.split() for line in run_python(code, path, "%d" % umask).splitlines()]
+    names = {name for name, _ in born}
+    assert {"home", "share", "lavka", "keys.json.lock", "keys.json.new"} <= names
+    for _, one in born:
+        assert int(one, 8) & 0o077 == 0                 # from the first byte on
     assert mode(path) == mode(path + ".lock") == 0o600
     for folder in (os.path.dirname(path), os.path.join(home, "share"), home):
         assert mode(folder) == 0o700

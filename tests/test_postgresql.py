@@ -617,7 +617,7 @@ def test_missed_account_is_loaded_with_its_lock_in_two_statements(database, open
     assert not first.commit()
     statements = record_statements(first)
     account, created = first.login("bob")
-    assert statements == [NicknameLocks.LOCK, first.storage.ROWS] and not created
+    assert statements == [NicknameLocks.LOCK, first.storage.ROWS_AND_KEYS] and not created
     assert log_in_refused(second) == "nickname_in_use"
     assert not first.commit()
     del statements[:]
@@ -635,11 +635,11 @@ def test_prefetched_account_is_loaded_without_a_statement(database, open_shop):
     log_in_stored(second, "ann")
     statements = record_statements(first)
     first.prefetch(["ann", "bob", "eve"])
-    assert statements == [NicknameLocks.LOCK, first.storage.ROWS]
+    assert statements == [NicknameLocks.LOCK, first.storage.ROWS_AND_KEYS]
     assert first.login("bob")[1]
     assert refusal_of(first.login, "ann").reason == "nickname_in_use"
-    first.prefetch(["bob", "ann"])              # known in this tick
-    assert statements == [NicknameLocks.LOCK, first.storage.ROWS]
+    first.prefetch(["bob", "ann"], ["bob"])     # known in this tick
+    assert statements == [NicknameLocks.LOCK, first.storage.ROWS_AND_KEYS]
     assert not first.commit()
 
 

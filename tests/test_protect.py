@@ -158,7 +158,7 @@ def test_protect_again_replaces_the_key(protected, start_player, computer):
     computer.store(protected.port, RIGHT)
     player = start_player(protected.port, **computer.variables)
     player.enter("bob", OPTION)
-    assert "It replaces the last one, on your other computers, too." \
+    assert "It replaces the last one: your other computers need it, too." \
         in player.enter("PROTECT", OPTION)
     key, = computer.keys(protected.port)
     assert key != RIGHT
@@ -490,6 +490,7 @@ def test_what_was_typed_before_the_question_is_no_key(script, computer):
         wait_at_key(screen)
         screen.type(ENTER)
         screen.until_line("Nickname [bob]: ")
+        assert not script.has_caller()                  # no key was tried
     finally:
         screen.end()
 

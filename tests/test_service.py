@@ -494,7 +494,7 @@ def test_logins_that_will_be_refused_are_not_prefetched(driver):
     """On PostgreSQL they would lock a nickname that another server may want."""
     bob, guest = driver.login("bob"), driver.open()
     fetched = []
-    driver.shop.prefetch = lambda nicknames: fetched.append(sorted(nicknames))
+    driver.shop.prefetch = lambda logins, trades: fetched.append(sorted(logins | trades))
     driver.shop.storage.prefetches = True
     driver.send(bob, login("ann") + LOGOUT + login("eve"))
     driver.send(guest, login("pat") + login("zoe"))
@@ -520,7 +520,7 @@ def test_the_wait_for_the_prefetch_is_not_in_the_time_budget(driver):
     guest = driver.open()
     driver.send(guest, PING)
 
-    def slow_prefetch(nicknames):
+    def slow_prefetch(logins, trades):
         driver.clock.now += 5
 
     driver.shop.prefetch = slow_prefetch
@@ -534,7 +534,7 @@ def test_the_prefetch_is_told_the_nicknames_of_logins_and_of_trades(driver):
     bob, ann, eve = driver.login("bob"), driver.login("ann"), driver.login("eve")
     guest = driver.open()
     fetched = []
-    driver.shop.prefetch = lambda nicknames: fetched.append(sorted(nicknames))
+    driver.shop.prefetch = lambda logins, trades: fetched.append(sorted(logins | trades))
     driver.shop.storage.prefetches = True
     driver.send(bob, BUY)
     driver.send(ann, PING + LOGOUT)                     # need no row
