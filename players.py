@@ -25,31 +25,28 @@ class Players(dict):
 
     def log_in(self, session, nickname, key):
         """Begin the login of a session; returns whether the account is new. Raises Refusal."""
-        session.account, is_new = self.shop.login(nickname, key)
+        account, is_new = self.shop.login(nickname, key)
         self[nickname] = session
+        session.account = account
         session.deadline = FOREVER
-        if session.account.is_dirty:
+        if account.is_dirty:
             self.group.uncommitted_logins.add(session)
-        self.log(session, session.account.is_dirty, "login nickname=%s peer=%s created=%s",
-                 "yes" if is_new else "no")
+        if self.limiter.has_quota("login", session.address[0]):
+            self.group.log(logging.INFO, "login nickname=%s peer=%s created=%s", excerpt(nickname),
+                           peer(session), "yes" if is_new else "no",
+                           account=account if account.is_dirty else None)
         return is_new
 
     def log_out(self, session, reason):
         """End the login of a session, and free its nickname."""
-        self.log(session, session in self.group.uncommitted_logins,
-                 "logout nickname=%s peer=%s reason=%s", reason)
-        del self[session.account.nickname]
-        self.shop.logout(session.account)
+        account = session.account
+        if self.limiter.has_quota("logout", session.address[0]):
+            is_uncommitted = session in self.group.uncommitted_logins
+            self.group.log(logging.INFO, "logout nickname=%s peer=%s reason=%s",
+                           excerpt(account.nickname), peer(session), reason,
+                           account=account if is_uncommitted else None)
+        del self[account.nickname]
+        self.shop.logout(account)
         session.account = None
         session.deadline = self.clock() + LOGIN_SECONDS
         self.group.uncommitted_logins.discard(session)
-
-    def log(self, session, is_uncommitted, line, *values):
-        """Have a line about a player logged, if its kind, the first word, is within its quota.
-
-        A line that tells of an uncommitted change is dropped if that cannot be stored.
-        """
-        if self.limiter.has_quota(line.partition(" ")[0], session.address[0]):
-            account = session.account
-            self.group.log(logging.INFO, line, excerpt(account.nickname), peer(session), *values,
-                           account=account if is_uncommitted else None)

@@ -370,17 +370,23 @@ def _arguments(method, params):
     Only the last params may be missing, so that names and positions mean the same.
     """
     names, required, _, _ = METHODS[method]
-    if type(params) is dict and set(names[:required]) <= set(params) <= set(names):
-        params = [params[name] for name in names if name in params]
-    if type(params) is dict or not required <= len(params) <= len(names):
-        expected = list(names[:required]) + [name + " (optional)" for name in names[required:]]
-        return (), "\"%s\" takes %s." % (
-            method, "the params: " + ", ".join(expected) if expected else "no params")
-    for name, value in zip(names, params):
-        problem = _PARAM_PROBLEMS[name](value)
-        if problem:
-            return (), problem
-    return tuple(params), None
+    number = len(params)
+    values = ()
+    if required <= number <= len(names):
+        is_by_name = type(params) is dict
+        for name in names[:number]:
+            if is_by_name and name not in params:
+                break
+            value = params[name if is_by_name else len(values)]
+            problem = _PARAM_PROBLEMS[name](value)
+            if problem:
+                return (), problem
+            values += (value,)
+        else:
+            return values, None
+    expected = names[:required] + tuple([name + " (optional)" for name in names[required:]])
+    return (), "\"%s\" takes %s." % (
+        method, "the params: " + ", ".join(expected) if expected else "no params")
 
 
 def encode_request(id, method, params):

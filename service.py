@@ -304,7 +304,10 @@ class Service(object):
 
     def protect(self, session, key):
         self.shop.protect(session.account, key)
-        self.players.log(session, True, "protect nickname=%s peer=%s")
+        if self.limiter.has_quota("protect", session.address[0]):
+            self.group.log(logging.INFO, "protect nickname=%s peer=%s",
+                           excerpt(session.account.nickname), peer(session),
+                           account=session.account)
         return b"true"
 
     def logout(self, session):

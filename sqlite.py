@@ -86,9 +86,10 @@ class SQLite(Storage):
         row = self._select(self.LOAD, nickname)
         if row is None:
             return None, None
-        if not isinstance(row[3], (Text, type(None))):
+        key_hash = row[3]
+        if key_hash is not None and type(key_hash) is not Text:
             raise UnusableRow()
-        return check_usable(row[:3]), row[3]
+        return check_usable(row[:3]), key_hash
 
     def reload(self, nickname):
         return check_usable(self._select(self.SELECT, nickname))
