@@ -282,6 +282,8 @@ class Service(object):
             unsent += session.output
             del session.output[:]           # otherwise it would not be served
             self.parse([session], FOREVER)
+            if self.shop.storage.prefetches:
+                self.prefetch([session])
             self.apply(session)
         session.output[:0] = unsent
         self.is_finishing = False

@@ -391,6 +391,20 @@ def test_two_takeovers_in_one_tick(driver, database):
     audit(database)
 
 
+@on_postgresql
+def test_takeover_prefetches_what_the_old_connection_asked(driver):
+    """A statement for each of its logins would stop the loop: many fit what was read of it."""
+    old, new = owner(driver), driver.open()
+    number = constants.REQUEST_QUANTUM      # two quanta: a login and a logout each
+    driver.send(old, LOGOUT + b"".join(login("guest %d" % n) + LOGOUT for n in range(number)))
+    driver.send(new, login("bob", KEY))
+    statements = record_statements(driver.shop)
+    assert driver.service.serve([new, old], FOREVER) == 2
+    assert len(statements) < number / 4
+    driver.commit()
+    assert outcomes(driver.replies(new)) == [[]] and len(driver.replies(old)) == 2 * number + 1
+
+
 def test_chain_of_takeovers_does_not_recurse(driver):
     """Each logs out and takes over the nickname of the one before; one is finished at a time."""
     number = 1500                                   # more than an interpreter's stack has room for
