@@ -48,6 +48,7 @@ class Service(object):
         self.group = GroupCommit()
         self.players = Players(shop, self.group, limiter, clock)
         self.is_finishing = False       # whether `finish` applies the last requests of a session
+        self.has_finished = False       # whether it has done so since `serve` was called
         self.methods = {name: getattr(self, name) for name in METHODS}
         self.logs_trades = log.isEnabledFor(logging.DEBUG)
         self.statistics = Stats(clock)
@@ -74,8 +75,10 @@ class Service(object):
             begin = clock()
             self.prefetch(sessions[:parsed])
             deadline += clock() - begin
+        self.has_finished = False
         for number in range(parsed):
-            if number % 4 == 0 and clock() > deadline:      # as seldom as in `parse`
+            # As seldom as in `parse`, unless one turn may have been those of many sessions.
+            if (number % 4 == 0 or self.has_finished) and clock() > deadline:
                 return number
             apply(sessions[number])
         return parsed
@@ -276,7 +279,7 @@ class Service(object):
         """
         if self.is_finishing:
             return False
-        self.is_finishing = True
+        self.is_finishing = self.has_finished = True
         unsent = bytearray()
         while session.has_requests() and session.close_reason is None:
             unsent += session.output

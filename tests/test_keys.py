@@ -18,7 +18,7 @@ from conftest import (CHEAP, ROOT, Driver, Peer, account_of, audit, both, both_s
 import admin
 import constants
 import db
-from session import FOREVER
+from session import FOREVER, Session
 
 KEY = "0123456789abcdef0123456789ABCDEF"
 OTHER_KEY = "~" * 128
@@ -403,6 +403,24 @@ def test_takeover_prefetches_what_the_old_connection_asked(driver):
     assert len(statements) < number / 4
     driver.commit()
     assert outcomes(driver.replies(new)) == [[]] and len(driver.replies(old)) == 2 * number + 1
+
+
+def test_takeovers_of_a_tick_are_bounded_by_its_time(driver):
+    """What is applied of an old connection may be a hundred requests more."""
+    class Slow(Session):
+        def peer_has_closed(self):
+            driver.clock.now += 1
+            return False
+
+    for nickname in ("ann", "bob"):
+        driver.call(driver.login(nickname, Slow(("127.0.0.1", 1))), "protect", key=KEY)
+    newcomers = [driver.open(), driver.open()]
+    for newcomer, nickname in zip(newcomers, ("ann", "bob")):
+        driver.send(newcomer, login(nickname, KEY))
+    assert driver.service.serve(newcomers, driver.clock.now + 0.5) == 1
+    assert driver.service.serve(newcomers[1:], driver.clock.now + 0.5) == 1
+    driver.commit()
+    assert [outcomes(driver.replies(newcomer)) for newcomer in newcomers] == [[[]]] * 2
 
 
 def test_chain_of_takeovers_does_not_recurse(driver):
