@@ -218,9 +218,10 @@ class Service(object):
         self.statistics.refusals[reason] += 1
         if self.limiter.is_first(logging.INFO, "refused reason=%s" % reason):
             subject = request.subject()
-            self.group.log(logging.INFO, "refused reason=%s method=%s param=%s nickname=%s peer=%s",
-                     reason, request.method or "-", "-" if subject is None else excerpt(subject),
-                     excerpt(session.account.nickname) if session.account else "-", peer(session))
+            self.group.log(
+                logging.INFO, "refused reason=%s method=%s param=%s nickname=%s peer=%s",
+                reason, request.method or "-", "-" if subject is None else excerpt(subject),
+                excerpt(session.account.nickname) if session.account else "-", peer(session))
         if reason in CLOSING_REASONS:
             self.close(session, reason)
         return encode_error(request.id, error)
@@ -272,11 +273,9 @@ class Service(object):
             self.close(session, "taken_over")
 
     def finish(self, session):
-        """Apply what was read of a session, however many of its replies are unsent.
-
-        Returns whether that was possible: not inside another `finish`, since the requests may log
-        in with a nickname whose session has to be finished, and so on.
-        """
+        """Apply what was read of a session, however many of its replies are unsent. Returns False
+        inside another `finish`: the requests may log in with a nickname whose session has to be
+        finished, and so on."""
         if self.is_finishing:
             return False
         self.is_finishing = self.has_finished = True
@@ -285,8 +284,7 @@ class Service(object):
             unsent += session.output
             del session.output[:]           # otherwise it would not be served
             self.parse([session], FOREVER)
-            if self.shop.storage.prefetches:
-                self.prefetch([session])
+            self.prefetch([session])
             self.apply(session)
         session.output[:0] = unsent
         self.is_finishing = False

@@ -423,6 +423,13 @@ def test_takeovers_of_a_tick_are_bounded_by_its_time(driver):
     assert [outcomes(driver.replies(newcomer)) for newcomer in newcomers] == [[[]]] * 2
 
 
+def test_takeover_that_cannot_read_the_account_leaves_the_first_login(driver, outside):
+    old, new = owner(driver), driver.open()
+    outside.execute("UPDATE account_key SET hash = x'ff'")
+    assert answer(driver, new, login("bob", KEY)) == ["storage_failed"]
+    assert driver.service.players == {"bob": old} and answer(driver, old, PING) == ["pong"]
+
+
 def test_chain_of_takeovers_does_not_recurse(driver):
     """Each logs out and takes over the nickname of the one before; one is finished at a time."""
     number = 1500                                   # more than an interpreter's stack has room for
