@@ -131,19 +131,7 @@ class Shop(object):
             _check_key(account, key)
             self.storage.hold(nickname)
             return account, False
-        try:
-            stored, key_hash = self.storage.load(nickname)
-        except HeldElsewhere:
-            raise Refusal("nickname_in_use", NICKNAME_IN_USE)
-        except NoRoom:
-            raise Refusal("storage_failed",
-                          "There is no room for another player now. Try again later.")
-        except UnusableRow:
-            log.error("unusable_row nickname=%s", excerpt(nickname))
-            raise Refusal("storage_failed", "This account cannot be read.")
-        except STORAGE_ERRORS as error:
-            self._storage_failed(error)
-            raise Refusal("storage_failed", "Accounts cannot be read now. Try again later.")
+        stored, key_hash = self._load(nickname)
         account = OpenAccount(nickname, stored, key_hash, self._version)
         _check_key(account, key)
         self.storage.hold(nickname)
@@ -157,14 +145,28 @@ class Shop(object):
 
         Raises Refusal: nickname_in_use unless the account is protected; else as `login`.
         """
-        if not account.is_dirty:
-            try:                        # an operator may have removed the key
-                account.key_hash = self.storage.load(account.nickname)[1]
-            except CANNOT_LOAD:
-                pass
+        if account.key_hash is not None and not account.is_dirty:
+            # An operator may have removed it.
+            account.key_hash = self._load(account.nickname)[1]
         _check_key(account, key)
         if account.key_hash is None:
             raise Refusal("nickname_in_use", NICKNAME_IN_USE)
+
+    def _load(self, nickname):
+        """Return (row, hash of the key), as `Storage.load`. Raises Refusal."""
+        try:
+            return self.storage.load(nickname)
+        except HeldElsewhere:
+            raise Refusal("nickname_in_use", NICKNAME_IN_USE)
+        except NoRoom:
+            raise Refusal("storage_failed",
+                          "There is no room for another player now. Try again later.")
+        except UnusableRow:
+            log.error("unusable_row nickname=%s", excerpt(nickname))
+            raise Refusal("storage_failed", "This account cannot be read.")
+        except STORAGE_ERRORS as error:
+            self._storage_failed(error)
+            raise Refusal("storage_failed", "Accounts cannot be read now. Try again later.")
 
     def logout(self, account):
         """Let another server have the nickname, after the next commit."""

@@ -48,6 +48,7 @@ class Service(object):
         self.group = GroupCommit()
         self.players = Players(shop, self.group, limiter, clock)
         self.is_finishing = False       # whether `finish` applies the last requests of a session
+        self.has_finished = False       # whether it has done so since `serve` was called
         self.methods = {name: getattr(self, name) for name in METHODS}
         self.logs_trades = log.isEnabledFor(logging.DEBUG)
         self.statistics = Stats(clock)
@@ -74,8 +75,10 @@ class Service(object):
             begin = clock()
             self.prefetch(sessions[:parsed])
             deadline += clock() - begin
+        self.has_finished = False
         for number in range(parsed):
-            if number % 4 == 0 and clock() > deadline:      # as seldom as in `parse`
+            # As seldom as in `parse`, unless one turn may have been those of many sessions.
+            if (number % 4 == 0 or self.has_finished) and clock() > deadline:
                 return number
             apply(sessions[number])
         return parsed
@@ -215,9 +218,10 @@ class Service(object):
         self.statistics.refusals[reason] += 1
         if self.limiter.is_first(logging.INFO, "refused reason=%s" % reason):
             subject = request.subject()
-            self.group.log(logging.INFO, "refused reason=%s method=%s param=%s nickname=%s peer=%s",
-                     reason, request.method or "-", "-" if subject is None else excerpt(subject),
-                     excerpt(session.account.nickname) if session.account else "-", peer(session))
+            self.group.log(
+                logging.INFO, "refused reason=%s method=%s param=%s nickname=%s peer=%s",
+                reason, request.method or "-", "-" if subject is None else excerpt(subject),
+                excerpt(session.account.nickname) if session.account else "-", peer(session))
         if reason in CLOSING_REASONS:
             self.close(session, reason)
         return encode_error(request.id, error)
@@ -269,19 +273,18 @@ class Service(object):
             self.close(session, "taken_over")
 
     def finish(self, session):
-        """Apply what was read of a session, however many of its replies are unsent.
-
-        Returns whether that was possible: not inside another `finish`, since the requests may log
-        in with a nickname whose session has to be finished, and so on.
-        """
+        """Apply what was read of a session, however many of its replies are unsent. Returns False
+        inside another `finish`: the requests may log in with a nickname whose session has to be
+        finished, and so on."""
         if self.is_finishing:
             return False
-        self.is_finishing = True
+        self.is_finishing = self.has_finished = True
         unsent = bytearray()
         while session.has_requests() and session.close_reason is None:
             unsent += session.output
             del session.output[:]           # otherwise it would not be served
             self.parse([session], FOREVER)
+            self.prefetch([session])
             self.apply(session)
         session.output[:0] = unsent
         self.is_finishing = False

@@ -18,7 +18,7 @@ from conftest import (CHEAP, ROOT, Driver, Peer, account_of, audit, both, both_s
 import admin
 import constants
 import db
-from session import FOREVER
+from session import FOREVER, Session
 
 KEY = "0123456789abcdef0123456789ABCDEF"
 OTHER_KEY = "~" * 128
@@ -389,6 +389,45 @@ def test_two_takeovers_in_one_tick(driver, database):
     assert driver.service.players == {"bob": third}
     assert account_of(database, "bob")[1] == CHEAP
     audit(database)
+
+
+@on_postgresql
+def test_takeover_prefetches_what_the_old_connection_asked(driver):
+    """A statement for each of its logins would stop the loop: many fit what was read of it."""
+    old, new = owner(driver), driver.open()
+    number = constants.REQUEST_QUANTUM      # two quanta: a login and a logout each
+    driver.send(old, LOGOUT + b"".join(login("guest %d" % n) + LOGOUT for n in range(number)))
+    driver.send(new, login("bob", KEY))
+    statements = record_statements(driver.shop)
+    assert driver.service.serve([new, old], FOREVER) == 2
+    assert len(statements) < number / 4
+    driver.commit()
+    assert outcomes(driver.replies(new)) == [[]] and len(driver.replies(old)) == 2 * number + 1
+
+
+def test_takeovers_of_a_tick_are_bounded_by_its_time(driver):
+    """What is applied of an old connection may be a hundred requests more."""
+    class Slow(Session):
+        def peer_has_closed(self):
+            driver.clock.now += 1
+            return False
+
+    for nickname in ("ann", "bob"):
+        driver.call(driver.login(nickname, Slow(("127.0.0.1", 1))), "protect", key=KEY)
+    newcomers = [driver.open(), driver.open()]
+    for newcomer, nickname in zip(newcomers, ("ann", "bob")):
+        driver.send(newcomer, login(nickname, KEY))
+    assert driver.service.serve(newcomers, driver.clock.now + 0.5) == 1
+    assert driver.service.serve(newcomers[1:], driver.clock.now + 0.5) == 1
+    driver.commit()
+    assert [outcomes(driver.replies(newcomer)) for newcomer in newcomers] == [[[]]] * 2
+
+
+def test_takeover_that_cannot_read_the_account_leaves_the_first_login(driver, outside):
+    old, new = owner(driver), driver.open()
+    outside.execute("UPDATE account_key SET hash = x'ff'")
+    assert answer(driver, new, login("bob", KEY)) == ["storage_failed"]
+    assert driver.service.players == {"bob": old} and answer(driver, old, PING) == ["pong"]
 
 
 def test_chain_of_takeovers_does_not_recurse(driver):
