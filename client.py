@@ -87,7 +87,7 @@ class Client(object):
 
     def protect(self, key):
         """Let the account open with this key only, in place of the last one; return True."""
-        return self._call("protect", {"key": key})
+        return self._call("protect", {"key": key}, protocol.read_true)
 
     def stats(self):
         """Return the server's statistics by name; it answers only clients on its own machine."""

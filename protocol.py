@@ -463,6 +463,13 @@ def read_account(result):
     return account
 
 
+def read_true(result):
+    """Return the result of `protect`."""
+    if result is not True:
+        raise ValueError("not what the protocol says")
+    return result
+
+
 def read_stats(result):
     """Return the result of `stats`."""
     return _expect(result, dict)

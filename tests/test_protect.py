@@ -224,6 +224,20 @@ def test_refused_protect_keeps_the_old_key(script, start_player, computer, code,
     assert computer.keys(script.port) == (old if is_definite else [key] + old)
 
 
+@pytest.mark.parametrize("result", [False, None, 1, "true", {"key": True}])
+def test_answer_that_is_not_true_keeps_both_keys(script, start_player, computer, result):
+    computer.store(script.port, OLD)
+    player = start_player(script.port, **computer.variables)
+    script.admit(player)
+    player.sendline("protect")
+    script.serve("ping")
+    key = script.request()["params"]["key"]
+    script.answer(result=result)
+    text = " ".join(player.read_until(NICKNAME))
+    assert "not a Lavka server" in text and "may or may not have taken the new key" in text
+    assert computer.keys(script.port) == [key, OLD]
+
+
 def test_protect_without_a_login_ends_the_session(script, start_player, computer):
     player = start_player(script.port, **computer.variables)
     script.admit(player)
