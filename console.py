@@ -72,7 +72,7 @@ class Login(object):
         """Connect and log in; return `Client.login`'s result, None if the player has no key."""
         self.client = self.call_server(self.connect)
         try:
-            self.keys = self.key_file.keys(self.client.address, self.nickname)
+            self.keys = self.key_file.keys(self.client.server, self.nickname)
         except KeyFileError as problem:
             self.terminal.say_error("%s" % problem)
         try:
@@ -144,7 +144,7 @@ class Login(object):
             raise
         self.key = new
         try:
-            self.key_file.replace(self.client.address, self.nickname, old, [new])
+            self.key_file.replace(self.client.server, self.nickname, old, [new])
             self.keys = [new]
         except KeyFileError:
             pass                        # the old key stays in the file until the next login
@@ -154,7 +154,7 @@ class Login(object):
         """Have these keys from now on; return whether they could be stored, and say so if not."""
         old, self.keys = self.keys, keys
         try:
-            self.key_file.replace(self.client.address, self.nickname, old, keys)
+            self.key_file.replace(self.client.server, self.nickname, old, keys)
             return True
         except KeyFileError as problem:
             self.terminal.say_error("%s" % problem)

@@ -2,8 +2,9 @@
 """The player's file of keys, one for each protected account of a server.
 
 It is JSON: {server's address: {nickname: [keys, newest first]}}. Keys belong to an address, so that
-no server gets the key of another one. An account has two keys from before a new one is sent until
-the server has answered: nobody knows meanwhile which of them is valid.
+no server gets the key of another one; with TLS, it begins with "tls://". An account has two keys
+from before a new one is sent until the server has answered: nobody knows meanwhile which of them
+is valid.
 """
 from __future__ import unicode_literals
 
