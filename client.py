@@ -42,6 +42,8 @@ class Client(object):
 
     def __init__(self, host=HOST, port=PORT, timeout=REPLY_SECONDS, tls=None):
         self.address = protocol.address(host, port)
+        # server, as the file of keys names it: a key made over TLS is never sent without
+        self.server = "tls://" + self.address if tls else self.address
         self.timeout = float(timeout)
         self._ids = itertools.count(1)
         self._lines = protocol.LineReader()
@@ -87,7 +89,7 @@ class Client(object):
 
     def protect(self, key):
         """Let the account open with this key only, in place of the last one; return True."""
-        return self._call("protect", {"key": key})
+        return self._call("protect", {"key": key}, protocol.read_true)
 
     def stats(self):
         """Return the server's statistics by name; it answers only clients on its own machine."""

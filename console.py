@@ -72,7 +72,7 @@ class Login(object):
         """Connect and log in; return `Client.login`'s result, None if the player has no key."""
         self.client = self.call_server(self.connect)
         try:
-            self.keys = self.key_file.keys(self.client.address, self.nickname)
+            self.keys = self.key_file.keys(self.client.server, self.nickname)
         except KeyFileError as problem:
             self.terminal.say_error("%s" % problem)
         try:
@@ -142,14 +142,19 @@ class Login(object):
             if refusal.reason != "internal_error":      # after a defect, either may be valid
                 self.replace_keys(old)
             raise
-        self.replace_keys([new])
+        self.key = new
+        try:
+            self.key_file.replace(self.client.server, self.nickname, old, [new])
+            self.keys = [new]
+        except KeyFileError:
+            pass                        # the old key stays in the file until the next login
         return True
 
     def replace_keys(self, keys):
         """Have these keys from now on; return whether they could be stored, and say so if not."""
         old, self.keys = self.keys, keys
         try:
-            self.key_file.replace(self.client.address, self.nickname, old, keys)
+            self.key_file.replace(self.client.server, self.nickname, old, keys)
             return True
         except KeyFileError as problem:
             self.terminal.say_error("%s" % problem)
@@ -187,7 +192,11 @@ class Console(object):
             except RpcError as refusal:     # the login was refused, or the server has lost it
                 self.abort_session(refusal.message)
             except ServerGone as gone:
-                self.abort_session(gone.message, self.advice[gone.reason])
+                if gone.reason == "gone" and self.login.key is not None:    # or taken over
+                    self.abort_session("The server is gone, or your key was used for a login "
+                                       "elsewhere.", "Log in again.")
+                else:
+                    self.abort_session(gone.message, self.advice[gone.reason])
 
     def end_session(self):
         """Close the connection, drop the cache and enter State.LOGIN."""
@@ -285,13 +294,14 @@ class Console(object):
             return
         except ServerGone as gone:
             self.abort_session(gone.message, "It may or may not have taken the new key. That is in "
-                               "%s, and your next login uses it by itself." % self.key_file.name)
+                               "%s, and your next login uses it by itself. Then protect again, to "
+                               "be sure." % self.key_file.name)
             return
         self.say("Only your key opens this account now. It is in %s." % self.key_file.name, GREEN)
         if is_replaced:
             self.say("It replaces the last one: your other computers need it, too.")
-        self.say("This client sends it by itself. On another computer, copy the file to the same "
-                 "place there, or type the key when it is asked for.")
+        self.say("This client sends it by itself. On another computer, type the key when it is "
+                 "asked for, or copy the file to the same place, if there is none yet.")
         self.say("Keep a copy of the file. If the key is lost, whoever runs the server can help.")
 
     def trade(self, verb, word=None):

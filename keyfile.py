@@ -2,8 +2,9 @@
 """The player's file of keys, one for each protected account of a server.
 
 It is JSON: {server's address: {nickname: [keys, newest first]}}. Keys belong to an address, so that
-no server gets the key of another one. An account has two keys from before a new one is sent until
-the server has answered: nobody knows meanwhile which of them is valid.
+no server gets the key of another one; with TLS, it begins with "tls://". An account has two keys
+from before a new one is sent until the server has answered: nobody knows meanwhile which of them
+is valid.
 """
 from __future__ import unicode_literals
 
@@ -22,9 +23,9 @@ try:
 except ImportError:             # only Unix has it; the library does without
     fcntl = None
 
-from constants import FILE_LOCK_PAUSE_SECONDS, KEY_BYTES, KEY_LOCK_SECONDS
+from constants import FILE_LOCK_PAUSE_SECONDS, KEY_BYTES, KEY_LOCK_SECONDS, MAX_KEY_FILE
 from log import monotonic
-from text import Text
+from text import Text, is_whole
 
 
 def new_key():
@@ -111,8 +112,11 @@ class KeyFile(object):
                 raise
             return {}
         try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
                 raise EnvironmentError(errno.EINVAL, "it is not a file")
+            if status.st_size > MAX_KEY_FILE:
+                raise EnvironmentError(errno.EFBIG, "it is too large")
             with io.open(descriptor, "rb", closefd=False) as file:
                 data = file.read()
         finally:
@@ -147,10 +151,11 @@ class KeyFile(object):
 def _is_well_formed(servers):
     """Return whether a value of JSON is {server: {nickname: [keys]}}."""
     return type(servers) is dict and all(
-        type(accounts) is dict and all(
-            type(keys) is list and all(type(key) is Text for key in keys)
-            for keys in accounts.values())
-        for accounts in servers.values())
+        is_whole(server) and type(accounts) is dict and all(
+            is_whole(nickname) and type(keys) is list
+            and all(type(key) is Text and is_whole(key) for key in keys)
+            for nickname, keys in accounts.items())
+        for server, accounts in servers.items())
 
 
 def _make_private_folder(path):

@@ -15,7 +15,7 @@ from collections import namedtuple
 from enum import Enum
 
 from constants import KEY_LENGTHS, MAX_BATCH, MAX_DEPTH, MAX_DIGITS, MAX_LINE, MAX_NICKNAME
-from text import Text
+from text import Text, is_whole
 
 _ID_TYPES = frozenset([Text, int, type(2 ** 64), float, type(None)])     # long on 2.7; never bool
 _PARAMS_TYPES = frozenset([dict, list, tuple])
@@ -100,9 +100,7 @@ def nickname_problem(nickname):
         return "A nickname is text."
     if not nickname.strip(_WHITE_SPACE):
         return "A nickname cannot be blank."
-    try:    # 3.x fails to encode a lone surrogate, 2.7 fails to decode it
-        nickname.encode("utf-16-le").decode("utf-16-le")
-    except UnicodeError:
+    if not is_whole(nickname):
         return "A nickname must be Unicode text; this one has half a character."
     # A narrow build of 2.7 counts two for a character beyond U+FFFF; UTF-32 counts one.
     if len(nickname) > MAX_NICKNAME and len(nickname.encode("utf-32-le")) // 4 > MAX_NICKNAME:
@@ -467,6 +465,13 @@ def read_account(result):
     for item in _expect(account["items"], list):
         _expect(item, Text)
     return account
+
+
+def read_true(result):
+    """Return the result of `protect`."""
+    if result is not True:
+        raise ValueError("not what the protocol says")
+    return result
 
 
 def read_stats(result):

@@ -121,6 +121,15 @@ def show(value):
 
 # --- columns of a terminal --------------------------------------------------------------------
 
+def is_whole(text):
+    """Return whether a text has no lone surrogate, half a character that UTF-8 cannot encode."""
+    try:    # 3.x fails to encode it, 2.7 fails to decode it
+        text.encode("utf-16-le").decode("utf-16-le")
+    except UnicodeError:
+        return False
+    return True
+
+
 def columns(text):
     """Return how many columns of a terminal the text takes (Unicode Standard Annex 11)."""
     return sum(map(_columns_of, text))

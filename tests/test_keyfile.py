@@ -200,7 +200,8 @@ def test_symbolic_link_stays_one(directory, path):
 
 @pytest.mark.parametrize("content", [
     b"", b"{", b"[]", b"null", b"{\"a\": []}", b"{\"a\": {\"b\": \"key\"}}",
-    b"{\"a\": {\"b\": [1]}}", b"{\"a\": {\"b\": null}}", b"\xff", b"[" * 100000])
+    b"{\"a\": {\"b\": [1]}}", b"{\"a\": {\"b\": null}}", b"\xff", b"[" * 100000,
+    b"{\"\\ud800\": {}}", b"{\"a\": {\"\\ud800\": []}}", b"{\"a\": {\"b\": [\"\\ud800\"]}}"])
 def test_damaged_file_is_a_sentence_and_is_never_overwritten(path, content):
     os.makedirs(os.path.dirname(path))
     write(path, content)
@@ -211,6 +212,14 @@ def test_damaged_file_is_a_sentence_and_is_never_overwritten(path, content):
         "The file of keys, %s, cannot be written: its content is not that of a file of keys."
         % path)
     assert contents(path) == content
+
+
+def test_huge_file_is_a_sentence(file):
+    with io.open(file.path, "r+b") as data:
+        data.truncate(2 ** 40)                          # takes no room on the disk
+    assert sentence_of(file.keys, HOME, "bob") == (
+        "The file of keys, %s, cannot be read: it is too large." % file.path)
+    assert "too large" in sentence_of(file.replace, HOME, "ann", [], [KEY])
 
 
 def make_folder(path):

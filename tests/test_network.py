@@ -155,6 +155,34 @@ def test_the_console_with_tls(proxy, program, start_player):
     assert program.free("bob")
 
 
+def test_key_made_over_tls_is_never_sent_without(script, start_player, directory):
+    home = {"XDG_DATA_HOME": os.path.join(directory, "home")}
+    certificate, both = make_certificate(directory, "localhost")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(str(both))
+
+    def begin_login(*arguments):
+        player = start_player(script.port, "--host", "localhost", *arguments, **home)
+        player.sendline("bob")
+        script.accept()
+        if arguments:
+            script.sock = context.wrap_socket(script.sock, server_side=True)
+            script.reader = script.sock.makefile("rb")
+        return player
+
+    player = begin_login("--tls", "--ca", certificate)
+    script.serve("login")
+    player.read_until(OPTION)
+    player.sendline("protect")
+    script.serve("ping", "protect")
+    key = script.last["params"]["key"]
+    player.read_until(OPTION)
+    for arguments, params in [(("--tls", "--ca", certificate), {"nickname": "bob", "key": key}),
+                              ((), {"nickname": "bob"})]:
+        begin_login(*arguments)
+        assert script.request()["params"] == params
+
+
 def test_the_proxy_does_not_tell_its_clients_the_statistics(proxy):
     tls = ["--host", "localhost", "--tls", "--ca", proxy.certificate]
     assert run(proxy.port, [], "--stats", *tls) \

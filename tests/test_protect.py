@@ -141,8 +141,9 @@ def test_protect_stores_a_key_that_later_logins_send(program, start_player, comp
     shown = player.enter("protect", OPTION)
     assert "".join(shown[:2]).startswith("Only your key opens this account now.")
     text = " ".join(shown)
-    for part in (computer.path, "sends it by itself", "On another computer, copy the file",
-                 "type the key", "Keep a copy", "whoever runs the server can help"):
+    for part in (computer.path, "sends it by itself", "On another computer, type the key",
+                 "copy the file to the same place, if there is none yet", "Keep a copy",
+                 "whoever runs the server can help"):
         assert part in text
     assert "replaces" not in text
     key, = computer.keys(program.port)
@@ -181,6 +182,7 @@ def test_new_key_is_stored_before_it_is_sent(script, start_player, computer, old
     text = " ".join(player.read_until(NICKNAME))
     assert "server is gone" in text and "may or may not have taken the new key" in text
     assert computer.path in text and "your next login uses it by itself" in text
+    assert "protect again" in text
     assert key not in player.recording.getvalue()
     assert computer.keys(script.port) == [key] + old
     player.sendline("bob")
@@ -224,6 +226,20 @@ def test_refused_protect_keeps_the_old_key(script, start_player, computer, code,
     assert computer.keys(script.port) == (old if is_definite else [key] + old)
 
 
+@pytest.mark.parametrize("result", [False, None, 1, "true", {"key": True}])
+def test_answer_that_is_not_true_keeps_both_keys(script, start_player, computer, result):
+    computer.store(script.port, OLD)
+    player = start_player(script.port, **computer.variables)
+    script.admit(player)
+    player.sendline("protect")
+    script.serve("ping")
+    key = script.request()["params"]["key"]
+    script.answer(result=result)
+    text = " ".join(player.read_until(NICKNAME))
+    assert "not a Lavka server" in text and "may or may not have taken the new key" in text
+    assert computer.keys(script.port) == [key, OLD]
+
+
 def test_protect_without_a_login_ends_the_session(script, start_player, computer):
     player = start_player(script.port, **computer.variables)
     script.admit(player)
@@ -248,6 +264,26 @@ def test_key_that_cannot_be_stored_is_not_sent(script, start_player, computer):
     script.serve("ping")
     player.read_until(OPTION)
     assert script.methods == ["login", "ping", "ping"]
+
+
+@pytest.mark.parametrize("old", [[], [OLD]])
+def test_accepted_key_is_no_error_if_the_file_cannot_be_written_any_more(script, start_player,
+                                                                         computer, old):
+    computer.store(script.port, *old)
+    player = start_player(script.port, **computer.variables)
+    script.admit(player)
+    player.sendline("protect")
+    script.serve("ping")
+    key = script.request()["params"]["key"]
+    os.mkdir(computer.path + ".new")                    # the next writing fails
+    script.answer(result=True)
+    assert not in_words(player.read_until(OPTION), "cannot be")
+    assert computer.keys(script.port) == [key] + old
+    os.rmdir(computer.path + ".new")
+    player.sendline("protect")
+    script.serve("ping", "protect")
+    player.read_until(OPTION)
+    assert computer.keys(script.port) == [script.last["params"]["key"]]
 
 
 def test_keys_of_another_client_survive_a_late_answer(script, start_player, computer):
@@ -315,12 +351,23 @@ def test_other_refusals_of_a_login_with_a_key_are_shown(script, start_player, co
     assert computer.keys(script.port) == [OLD]
 
 
+def test_protected_login_that_is_lost_may_have_been_taken_over(script, start_player, computer):
+    player = start_player(script.port, **computer.variables)
+    script.admit(player)
+    player.sendline("protect")
+    script.serve("ping", "protect")
+    player.read_until(OPTION)
+    script.hang_up()
+    assert in_words(player.enter("balance", NICKNAME), "your key was used for a login elsewhere")
+
+
 def test_login_with_the_key_takes_over(protected, start_player, computer):
     computer.store(protected.port, RIGHT)
     first, second = [start_player(protected.port, **computer.variables) for _ in range(2)]
     first.enter("bob", OPTION)
     assert "Welcome back" in second.enter("bob", OPTION)[0]
-    assert "server is gone" in first.enter("balance", NICKNAME)[0]
+    assert first.enter("balance", NICKNAME) == [
+        "The server is gone, or your key was used for a login elsewhere. Log in again."]
     second.enter("balance", OPTION)
 
 
