@@ -340,6 +340,17 @@ def test_takeover_with_a_key_that_is_replaced_in_the_same_tick(driver, database)
 
 
 @both_storages
+def test_takeover_after_a_trade_of_the_same_tick_that_changed_nothing(driver):
+    """PostgreSQL has read the account for the trade then, without its key."""
+    old, new = owner(driver), driver.open()
+    driver.send(old, SELL)
+    driver.serve()
+    driver.send(new, login("bob", OTHER_KEY) + login("bob", KEY))
+    driver.tick()
+    assert outcomes(driver.replies(new)) == ["wrong_key", []] and is_closed(old)
+
+
+@both_storages
 def test_refused_takeover_keeps_the_replies_of_the_old_connection(driver, database):
     old, new = owner(driver), driver.open()
     driver.send(old, PING + protect(OTHER_KEY) + BUY)
