@@ -66,7 +66,7 @@ def _problems(storage, progress, accounts):
     for nickname, id in storage.query(
             "SELECT CAST(nickname AS TEXT), account_id FROM account_key LEFT JOIN account "
             "ON id = account_id WHERE id IS NULL OR length(hash) != 64 ORDER BY account_id"):
-        yield ("a key is of account %d, which is not there" % id if nickname is None else
+        yield ("a key belongs to account %d, which is not there" % id if nickname is None else
                "account %s: the hash of its key is none that the shop writes" % quote(nickname))
     progress.stage("sorting the ledger")
     for number, problems in enumerate(ledger.find_differences(storage.stream(ledger.ROWS))):

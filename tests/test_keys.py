@@ -174,6 +174,20 @@ def test_failed_commit_leaves_the_old_key(driver, database, log_lines):
 
 
 @both_storages
+def test_failed_commit_of_two_keys_leaves_the_old_key(driver, database):
+    bob, guest = owner(driver), driver.open()
+    with contextlib.closing(connect(database)) as holder:
+        hold(holder)
+        assert answer(driver, bob, protect(KEY[::-1]) + protect(OTHER_KEY)) == [
+            "storage_failed"] * 2
+        holder.execute("ROLLBACK")
+    driver.send(bob, BUY)               # an account with a change is not read again
+    driver.send(guest, login("bob", KEY[::-1]) + login("bob", KEY))
+    driver.tick()
+    assert outcomes(driver.replies(guest)) == ["wrong_key", [CHEAP]]
+
+
+@both_storages
 def test_failed_commit_of_a_first_key_leaves_the_account_unprotected(driver, database):
     bob, guest = driver.login("bob"), driver.open()
     with contextlib.closing(connect(database)) as holder:
@@ -323,6 +337,17 @@ def test_takeover_with_a_key_that_is_replaced_in_the_same_tick(driver, database)
     driver.commit()
     assert outcomes(driver.replies(new)) == ["wrong_key", []] and is_closed(old)
     assert stored_keys(database) == {"bob": hash_of(OTHER_KEY)}
+
+
+@both_storages
+def test_takeover_after_a_trade_of_the_same_tick_that_changed_nothing(driver):
+    """PostgreSQL has read the account for the trade then, without its key."""
+    old, new = owner(driver), driver.open()
+    driver.send(old, SELL)
+    driver.serve()
+    driver.send(new, login("bob", OTHER_KEY) + login("bob", KEY))
+    driver.tick()
+    assert outcomes(driver.replies(new)) == ["wrong_key", []] and is_closed(old)
 
 
 @both_storages
@@ -644,6 +669,14 @@ def test_verify_tells_of_a_key_that_the_shop_did_not_write(driver, database, dir
     assert (status, err) == (1, "")
     assert out == ('account "bob": the hash of its key is none that the shop writes\n'
                    'accounts: 1, rows of the ledger: 1, problems: 1\n')
+
+
+def test_verify_tells_of_a_key_without_an_account(database, directory, outside):
+    outside.execute("INSERT INTO account_key VALUES (7, ?)", (hash_of(KEY),))
+    status, out, _ = run("verify", cwd=directory, LAVKA_DATABASE=database)
+    assert status == 1
+    assert out == ("a key belongs to account 7, which is not there\n"
+                   "accounts: 0, rows of the ledger: 0, problems: 1\n")
 
 
 # --- databases from before the keys ---------------------------------------------------------------
