@@ -362,6 +362,20 @@ def test_refused_takeover_keeps_the_replies_of_the_old_connection(driver, databa
     assert driver.service.players == {"bob": old}
 
 
+def test_refused_takeover_keeps_the_order_of_unsent_replies(driver):
+    """More than a quantum, before and after which something is unsent."""
+    old, new = owner(driver), driver.open()
+    number = 2 * constants.REQUEST_QUANTUM
+    old.output += b"0\n" * constants.HIGH_WATER
+    driver.send(old, b"".join(request("ping", id=n) for n in range(number)) + protect(OTHER_KEY))
+    driver.send(new, login("bob", KEY))
+    driver.tick()
+    assert outcomes(driver.replies(new)) == ["wrong_key"]
+    replies = driver.replies(old)
+    assert replies[:constants.HIGH_WATER] == [0] * constants.HIGH_WATER
+    assert [reply["id"] for reply in replies[constants.HIGH_WATER:]] == list(range(number)) + [1]
+
+
 @both_storages
 def test_takeover_in_a_tick_whose_commit_fails(driver, database):
     old, new = owner(driver), driver.open()
