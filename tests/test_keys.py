@@ -487,6 +487,7 @@ def test_chain_of_takeovers_does_not_recurse(driver):
     driver.commit()
     assert outcomes(driver.replies(newcomer)) == [[]]
     assert not driver.service.is_finishing
+    assert not driver.service.statistics.refusals["internal_error"]
     assert len(driver.service.players) == len(set(driver.service.players.values()))
 
 
