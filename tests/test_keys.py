@@ -426,6 +426,7 @@ def test_two_takeovers_in_one_tick(driver, database):
     assert outcomes(driver.replies(third)) == [[CHEAP]]
     assert is_closed(first) and is_closed(second)
     assert driver.service.players == {"bob": third}
+    assert not driver.service.group.taken_over          # nothing is kept of them
     assert account_of(database, "bob")[1] == CHEAP
     audit(database)
 
