@@ -362,6 +362,20 @@ def test_refused_takeover_keeps_the_replies_of_the_old_connection(driver, databa
     assert driver.service.players == {"bob": old}
 
 
+def test_refused_takeover_keeps_the_order_of_unsent_replies(driver):
+    """More than a quantum, before and after which something is unsent."""
+    old, new = owner(driver), driver.open()
+    number = 2 * constants.REQUEST_QUANTUM
+    old.output += b"0\n" * constants.HIGH_WATER
+    driver.send(old, b"".join(request("ping", id=n) for n in range(number)) + protect(OTHER_KEY))
+    driver.send(new, login("bob", KEY))
+    driver.tick()
+    assert outcomes(driver.replies(new)) == ["wrong_key"]
+    replies = driver.replies(old)
+    assert replies[:constants.HIGH_WATER] == [0] * constants.HIGH_WATER
+    assert [reply["id"] for reply in replies[constants.HIGH_WATER:]] == list(range(number)) + [1]
+
+
 @both_storages
 def test_takeover_in_a_tick_whose_commit_fails(driver, database):
     old, new = owner(driver), driver.open()
@@ -412,6 +426,7 @@ def test_two_takeovers_in_one_tick(driver, database):
     assert outcomes(driver.replies(third)) == [[CHEAP]]
     assert is_closed(first) and is_closed(second)
     assert driver.service.players == {"bob": third}
+    assert not driver.service.group.taken_over          # nothing is kept of them
     assert account_of(database, "bob")[1] == CHEAP
     audit(database)
 
@@ -473,6 +488,7 @@ def test_chain_of_takeovers_does_not_recurse(driver):
     driver.commit()
     assert outcomes(driver.replies(newcomer)) == [[]]
     assert not driver.service.is_finishing
+    assert not driver.service.statistics.refusals["internal_error"]
     assert len(driver.service.players) == len(set(driver.service.players.values()))
 
 
