@@ -81,9 +81,9 @@ class Login(object):
             if refusal.reason != "key_required":
                 raise
             result = self.ask_key()
-        if self.key is not None and self.keys != [self.key]:
+        if self.key is not None and self.keys[:1] != [self.key]:
             was_typed = self.key not in self.keys
-            if self.replace_keys([self.key]) and was_typed:
+            if self.change_file(self.key_file.add, self.key) and was_typed:
                 self.terminal.say("This client sends the key by itself from now on: it is in %s."
                                   % self.key_file.name)
         return result
@@ -106,11 +106,11 @@ class Login(object):
 
     def ask_key(self):
         """Ask for the key and log in with it; return the result, None if the player has no key."""
-        self.terminal.say_error("This account is protected, and its key is not in %s."
-                                % self.key_file.name)
+        self.terminal.say_error("This account at %s is protected." % self.client.address,
+                                "Its key is not in %s." % self.key_file.name)
         for _ in range(KEY_ATTEMPTS):
             self.close()                # the server waits less long for a login than people type
-            key = self.terminal.ask("Key (Enter goes back): ", is_secret=True).strip()
+            key = self.terminal.ask("Key (not shown; Enter goes back): ", is_secret=True).strip()
             if not key:
                 return None
             problem = protocol.key_problem(key)
@@ -132,29 +132,22 @@ class Login(object):
 
         It is stored before it is sent, beside the old one: the answer may never come.
         """
-        new, old = new_key(), self.keys
-        if not self.replace_keys([new] + old):
-            self.keys = old
+        key = new_key()
+        if not self.change_file(self.key_file.add, key):
             return False
         try:
-            self.call_server(self.client.protect, new)
+            self.call_server(self.client.protect, key)
         except RpcError as refusal:
             if refusal.reason != "internal_error":      # after a defect, either may be valid
-                self.replace_keys(old)
+                self.change_file(self.key_file.remove, key)
             raise
-        self.key = new
-        try:
-            self.key_file.replace(self.client.server, self.nickname, old, [new])
-            self.keys = [new]
-        except KeyFileError:
-            pass                        # the old key stays in the file until the next login
+        self.key = key
         return True
 
-    def replace_keys(self, keys):
-        """Have these keys from now on; return whether they could be stored, and say so if not."""
-        old, self.keys = self.keys, keys
+    def change_file(self, change, key):
+        """Add or remove a key in the file; return whether that was possible, and say so if not."""
         try:
-            self.key_file.replace(self.client.server, self.nickname, old, keys)
+            change(self.client.server, self.nickname, key)
             return True
         except KeyFileError as problem:
             self.terminal.say_error("%s" % problem)
@@ -282,7 +275,7 @@ class Console(object):
 
     def protect(self):
         """Protect the account with a new key, and tell the player what that means."""
-        is_replaced = bool(self.login.keys)
+        had_key = self.login.key is not None
         try:
             if not self.login.protect():
                 return
@@ -298,8 +291,8 @@ class Console(object):
                                "be sure." % self.key_file.name)
             return
         self.say("Only your key opens this account now. It is in %s." % self.key_file.name, GREEN)
-        if is_replaced:
-            self.say("It replaces the last one: your other computers need it, too.")
+        if had_key:
+            self.say("Earlier keys open nothing any more: your other computers need this one.")
         self.say("This client sends it by itself. On another computer, type the key when it is "
                  "asked for, or copy the file to the same place, if there is none yet.")
         self.say("Keep a copy of the file. If the key is lost, whoever runs the server can help.")

@@ -111,6 +111,8 @@ LOCK_COUNT_SHARE = 0.125      # of the room left, which a server fills before it
 KEY_BYTES = 16                # of a new key: random enough that nobody can guess it
 MAX_KEY_FILE = 16777216       # bytes of the file of keys: over 100,000 keys; reading a file without
                               # a limit could take all memory
+KEYS_KEPT = 8                 # keys of an account in that file: an answer may be lost, and two
+                              # shops may take turns at one address
 KEY_ATTEMPTS = 3              # wrong keys until the console asks for the nickname again: a script
                               # without the key must not have all its lines taken for keys
 

@@ -2,9 +2,9 @@
 """The player's file of keys, one for each protected account of a server.
 
 It is JSON: {server's address: {nickname: [keys, newest first]}}. Keys belong to an address, so that
-no server gets the key of another one; with TLS, it begins with "tls://". An account has two keys
-from before a new one is sent until the server has answered: nobody knows meanwhile which of them
-is valid.
+no server gets the key of another one; with TLS, it begins with "tls://". An account may have
+several keys: a new one is stored before it is sent, and until the server has answered, nobody knows
+which of them is valid. Keys that were refused stay: another shop at that address may want them.
 """
 from __future__ import unicode_literals
 
@@ -23,7 +23,7 @@ try:
 except ImportError:             # only Unix has it; the library does without
     fcntl = None
 
-from constants import FILE_LOCK_PAUSE_SECONDS, KEY_BYTES, KEY_LOCK_SECONDS, MAX_KEY_FILE
+from constants import FILE_LOCK_PAUSE_SECONDS, KEY_BYTES, KEY_LOCK_SECONDS, KEYS_KEPT, MAX_KEY_FILE
 from log import monotonic
 from text import Text, is_whole
 
@@ -65,15 +65,25 @@ class KeyFile(object):
         with self._failure_told("read"):
             return self._read().get(server, {}).get(nickname, [])
 
-    def replace(self, server, nickname, old, new):
-        """Replace keys of an account, durably; keys of other clients that are not in `old` stay."""
+    def add(self, server, nickname, key):
+        """Make a key the newest of an account, durably; `KEYS_KEPT` of them stay."""
+        self._change(server, nickname, lambda keys: [key] + keys[:KEYS_KEPT - 1], key)
+
+    def remove(self, server, nickname, key):
+        """Remove a key of an account, durably."""
+        self._change(server, nickname, lambda keys: keys, key)
+
+    def _change(self, server, nickname, change, key):
+        """Let `change` turn the list of the account's other keys into the new list."""
         with self._failure_told("written"), self._lock():
             servers = self._read()
             accounts = servers.setdefault(server, {})
-            keys = accounts.get(nickname, [])
-            accounts[nickname] = new + [key for key in keys if key not in old and key not in new]
+            accounts[nickname] = change([each for each in accounts.get(nickname, [])
+                                         if each != key])
             if not accounts[nickname]:
                 del accounts[nickname]
+            if not accounts:
+                del servers[server]
             self._write(servers)
 
     @contextlib.contextmanager

@@ -313,10 +313,11 @@ class PostgreSQL(Storage):
                 if upgrade_only:
                     check_schema(self.database, self.name, [Account])
                 is_upgrade = is_outdated(self.database)
-                if is_upgrade:
-                    self._connector.check_alone(self.database)
                 create_tables(self.database, self.name)
-                if is_upgrade:      # so that an older server, if one hides, can store nothing
+                if is_upgrade:
+                    # Behind the locks of the change, at which the start of a server waits.
+                    self._connector.check_alone(self.database)
+                    # So that an older server, if one hides, can store nothing.
                     self.query("ALTER TABLE trade ALTER COLUMN note DROP DEFAULT")
         except STORAGE_ERRORS as error:
             raise CannotOpen("cannot create the tables in %s: %s" % (self.name, describe(error)))

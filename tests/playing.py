@@ -21,7 +21,7 @@ NICKNAME = r"Nickname( \[[^\r\n]*\])?: "
 OPTION = r"[^\r\n]* \d+> "
 BUY = r"What do you buy\? \(or back\) "
 SELL = r"What do you sell\? \(or back\) "
-KEY = r"Key \(Enter goes back\): "
+KEY = r"Key \(not shown; Enter goes back\): "
 QUESTIONS = {"buy": BUY, "sell": SELL}
 
 

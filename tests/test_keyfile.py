@@ -19,6 +19,7 @@ import pytest
 from conftest import ROOT, environment, needs_strace, wait_for
 
 import keyfile
+from constants import KEYS_KEPT
 from keyfile import KeyFile, KeyFileError
 
 HOME, AWAY = "127.0.0.1:7777", "[::1]:7777"         # two servers
@@ -35,7 +36,7 @@ def path(directory):
 def file(path):
     """Return a KeyFile that has one key."""
     file = KeyFile(path)
-    file.replace(HOME, "bob", [], [KEY])
+    file.add(HOME, "bob", KEY)
     return file
 
 
@@ -91,9 +92,10 @@ def test_keys_are_those_of_a_server_and_a_nickname(path):
     file = KeyFile(path)
     assert file.keys(HOME, "bob") == []
     nickname = "'; Боб \" \u202e\n👩‍🚀"
-    file.replace(HOME, "bob", [], [KEY])
-    file.replace(AWAY, "bob", [], [OTHER])
-    file.replace(HOME, nickname, [], [OTHER, KEY])
+    file.add(HOME, "bob", KEY)
+    file.add(AWAY, "bob", OTHER)
+    file.add(HOME, nickname, KEY)
+    file.add(HOME, nickname, OTHER)
     assert KeyFile(path).keys(HOME, "bob") == [KEY]
     assert file.keys(AWAY, "bob") == [OTHER]
     assert file.keys(HOME, nickname) == [OTHER, KEY]
@@ -102,15 +104,22 @@ def test_keys_are_those_of_a_server_and_a_nickname(path):
         HOME: {"bob": [KEY], nickname: [OTHER, KEY]}, AWAY: {"bob": [OTHER]}}
 
 
-def test_replaced_keys_are_gone_and_keys_of_others_stay(file):
-    file.replace(HOME, "bob", [KEY], ["new", KEY])
-    assert file.keys(HOME, "bob") == ["new", KEY]
-    KeyFile(file.path).replace(HOME, "bob", ["new", KEY], ["newer", "new"])     # another client
-    file.replace(HOME, "bob", ["new", KEY], ["new"])
-    assert file.keys(HOME, "bob") == ["new", "newer"]
-    file.replace(HOME, "bob", ["new", "newer"], [])
+def test_newest_keys_come_first_and_so_many_stay(file):
+    for number in range(KEYS_KEPT + 2):
+        KeyFile(file.path).add(HOME, "bob", "%d" % number)              # another client each time
+    kept = ["%d" % number for number in range(KEYS_KEPT + 1, 1, -1)]
+    assert file.keys(HOME, "bob") == kept
+    file.add(HOME, "bob", kept[-1])
+    assert file.keys(HOME, "bob") == kept[-1:] + kept[:-1]
+
+
+def test_removed_key_is_gone_and_the_others_stay(file):
+    file.add(HOME, "bob", "new")
+    file.remove(HOME, "bob", "new")
+    assert file.keys(HOME, "bob") == [KEY]
+    file.remove(HOME, "bob", KEY)
     assert file.keys(HOME, "bob") == []
-    assert "bob" not in contents(file.path).decode("utf-8")
+    assert json.loads(contents(file.path).decode("utf-8")) == {}
 
 
 # --- where it is --------------------------------------------------------------------------------
@@ -130,7 +139,7 @@ def test_path_follows_the_xdg_specification(monkeypatch, data_home, path):
 def test_player_without_a_home_has_no_file(monkeypatch, directory):
     monkeypatch.chdir(directory)
     file = KeyFile(str("~/.local/share/lavka/keys.json"))   # what it is when no home is known
-    for call in (lambda: file.keys(HOME, "bob"), lambda: file.replace(HOME, "bob", [], [KEY])):
+    for call in (lambda: file.keys(HOME, "bob"), lambda: file.add(HOME, "bob", KEY)):
         assert "no home directory" in sentence_of(call)
     assert os.listdir(directory) == []
 
@@ -140,7 +149,7 @@ def test_undecodable_path_is_used_and_shown(directory):
                         else directory.encode("utf-8"), b"\xff")
     path = os.path.join(os.fsdecode(path) if hasattr(os, "fsdecode") else path, str("keys.json"))
     file = KeyFile(path)
-    file.replace(HOME, "bob", [], [KEY])
+    file.add(HOME, "bob", KEY)
     assert file.keys(HOME, "bob") == [KEY]
     write(path, b"")
     assert "keys.json" in sentence_of(file.keys, HOME, "bob")
@@ -164,7 +173,7 @@ def make_and_tell(path, *mode):
     print("%s %o" % (os.path.basename(path), os.stat(path).st_mode & 0o7777))
 os.open, os.mkdir = open_and_tell, make_and_tell
 for _ in range(2):
-    KeyFile(path).replace("server", "bob", [], ["key"])
+    KeyFile(path).add("server", "bob", "key")
 """
     born = [line.split() for line in run_python(code, path, "%d" % umask).splitlines()]
     names = {name for name, _ in born}
@@ -178,7 +187,7 @@ for _ in range(2):
 
 def test_copied_file_is_made_private_by_the_next_change(file):
     os.chmod(file.path, 0o644)
-    file.replace(HOME, "ann", [], [KEY])
+    file.add(HOME, "ann", KEY)
     assert mode(file.path) == 0o600
 
 
@@ -189,7 +198,7 @@ def test_symbolic_link_stays_one(directory, path):
     os.symlink("../../dotfiles/keys", path)
     file = KeyFile(path)
     for key in (KEY, OTHER):
-        file.replace(HOME, key, [], [key])
+        file.add(HOME, key, key)
         assert os.readlink(path) == "../../dotfiles/keys"
     assert json.loads(contents(target).decode("utf-8")) == {HOME: {KEY: [KEY], OTHER: [OTHER]}}
     assert mode(target) == 0o600
@@ -208,7 +217,7 @@ def test_damaged_file_is_a_sentence_and_is_never_overwritten(path, content):
     file = KeyFile(path)
     assert sentence_of(file.keys, HOME, "bob") == (
         "The file of keys, %s, cannot be read: its content is not that of a file of keys." % path)
-    assert sentence_of(file.replace, HOME, "bob", [], [KEY]) == (
+    assert sentence_of(file.add, HOME, "bob", KEY) == (
         "The file of keys, %s, cannot be written: its content is not that of a file of keys."
         % path)
     assert contents(path) == content
@@ -219,7 +228,7 @@ def test_huge_file_is_a_sentence(file):
         data.truncate(2 ** 40)                          # takes no room on the disk
     assert sentence_of(file.keys, HOME, "bob") == (
         "The file of keys, %s, cannot be read: it is too large." % file.path)
-    assert "too large" in sentence_of(file.replace, HOME, "ann", [], [KEY])
+    assert "too large" in sentence_of(file.add, HOME, "ann", KEY)
 
 
 def make_folder(path):
@@ -243,7 +252,7 @@ def test_something_else_of_its_name_is_a_sentence(path, make, why):
     before = os.lstat(path)
     file = KeyFile(path)
     assert sentence_of(file.keys, HOME, "bob").endswith("%s, cannot be read: %s." % (path, why))
-    assert sentence_of(file.replace, HOME, "bob", [], [KEY]).endswith(
+    assert sentence_of(file.add, HOME, "bob", KEY).endswith(
         "%s, cannot be written: %s." % (path, why))
     assert os.lstat(path).st_ino == before.st_ino
 
@@ -253,7 +262,7 @@ def test_file_instead_of_its_folder_is_a_sentence(path):
     write(os.path.dirname(path), b"")
     file = KeyFile(path)
     assert os.strerror(errno.ENOTDIR) in sentence_of(file.keys, HOME, "bob")
-    assert path in sentence_of(file.replace, HOME, "bob", [], [KEY])
+    assert path in sentence_of(file.add, HOME, "bob", KEY)
 
 
 @pytest.fixture
@@ -275,11 +284,11 @@ import keyfile
 path, forbidden, action = sys.argv[1:]
 os.getuid() or os.setuid(65534)         # root needs no permissions
 file = KeyFile(path)
-file.replace("server", "bob", [], ["key"])
+file.add("server", "bob", "key")
 mode = os.stat(os.path.normpath(path + forbidden)).st_mode
 os.chmod(os.path.normpath(path + forbidden), 0)
 try:
-    file.keys("server", "bob") if action == "read" else file.replace("server", "bob", [], ["new"])
+    file.keys("server", "bob") if action == "read" else file.add("server", "bob", "new")
 except keyfile.KeyFileError as error:
     print(error)
 os.chmod(os.path.normpath(path + forbidden), mode)
@@ -295,14 +304,14 @@ def test_full_disk_is_a_sentence_and_loses_nothing(file):
 import keyfile, resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
 try:
-    KeyFile(sys.argv[1]).replace("server", "ann", [], ["key"])
+    KeyFile(sys.argv[1]).add("server", "ann", "key")
 except keyfile.KeyFileError as error:
     print(error)
 """, file.path)
     assert out == "The file of keys, %s, cannot be written: %s.\n" % (
         file.path, os.strerror(errno.EFBIG))
     assert contents(file.path) == before
-    file.replace(HOME, "ann", [], [OTHER])              # what was left half written is no obstacle
+    file.add(HOME, "ann", OTHER)              # what was left half written is no obstacle
     assert file.keys(HOME, "ann") == [OTHER] and file.keys(HOME, "bob") == [KEY]
 
 
@@ -311,15 +320,15 @@ def test_file_that_stays_locked_is_a_sentence(file, monkeypatch):
     with io.open(file.path + ".lock", "rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert "another program keeps it locked" in sentence_of(
-            file.replace, HOME, "ann", [], [OTHER])
+            file.add, HOME, "ann", OTHER)
         assert file.keys(HOME, "bob") == [KEY]          # reading needs no lock
-    file.replace(HOME, "ann", [], [OTHER])
+    file.add(HOME, "ann", OTHER)
 
 
 def test_system_without_locks_stores_nothing(file, monkeypatch):
     monkeypatch.setattr(keyfile, "fcntl", None)
     before = contents(file.path)
-    assert "no locks" in sentence_of(file.replace, HOME, "ann", [], [OTHER])
+    assert "no locks" in sentence_of(file.add, HOME, "ann", OTHER)
     assert contents(file.path) == before and file.keys(HOME, "bob") == [KEY]
 
 
@@ -329,10 +338,10 @@ def test_failures_leave_no_descriptor_open(path, monkeypatch):
     before = os.listdir("/proc/self/fd")
     os.mkdir(path)
     sentence_of(file.keys, HOME, "bob")
-    sentence_of(file.replace, HOME, "bob", [], [KEY])
+    sentence_of(file.add, HOME, "bob", KEY)
     os.rmdir(path)
     os.mkdir(path + ".new")                             # cannot be replaced by a file
-    sentence_of(file.replace, HOME, "bob", [], [KEY])
+    sentence_of(file.add, HOME, "bob", KEY)
     assert os.listdir("/proc/self/fd") == before
 
 
@@ -341,16 +350,14 @@ def test_failures_leave_no_descriptor_open(path, monkeypatch):
 KEYS_OF_EACH = 50
 
 
-@pytest.mark.parametrize("nickname", ["bob", None])
-def test_two_clients_at_once_lose_no_key(path, nickname):
-    """They store keys of one account, or of an account each."""
+def test_two_clients_at_once_lose_no_key(path):
     code = """
 file = KeyFile(sys.argv[1])
 sys.stdin.read()                        # until both are started
 for number in range(%d):
-    file.replace("server", sys.argv[2], [], [sys.argv[3] + str(number)])
+    file.add("server", sys.argv[2] + str(number // 5), sys.argv[2] + str(number))
 """ % KEYS_OF_EACH
-    clients = [start_python(code, path, nickname or name, name, stdin=subprocess.PIPE)
+    clients = [start_python(code, path, name, stdin=subprocess.PIPE)
                for name in ("ann", "tim")]
     for client in clients:
         client.stdin.close()
@@ -360,7 +367,8 @@ for number in range(%d):
         client.stdout.close()
         client.stderr.close()
     file = KeyFile(path)
-    stored = sum([file.keys("server", name) for name in ("ann", "tim", "bob")], [])
+    stored = sum([file.keys("server", "%s%d" % (name, number)) for name in ("ann", "tim")
+                  for number in range(KEYS_OF_EACH // 5)], [])
     assert len(stored) == 2 * KEYS_OF_EACH
     assert set(stored) == {"%s%d" % (name, number) for name in ("ann", "tim")
                            for number in range(KEYS_OF_EACH)}
@@ -377,13 +385,13 @@ if sys.argv[2] == "write":
     keyfile.json.dumps = die
 else:
     setattr(os, sys.argv[2], die)
-KeyFile(sys.argv[1]).replace("server", "ann", [], ["key"])
+KeyFile(sys.argv[1]).add("server", "ann", "key")
 """, file.path, call)
     _, err = process.communicate()
     assert (process.returncode, err) == (-signal.SIGKILL, b"")
     assert os.path.exists(file.path + ".new")
     assert json.loads(contents(file.path).decode("utf-8")) == {HOME: {"bob": [KEY]}}
-    file.replace(HOME, "ann", [], [OTHER])              # what it has left is no obstacle
+    file.add(HOME, "ann", OTHER)              # what it has left is no obstacle
     assert file.keys(HOME, "bob") == [KEY] and file.keys(HOME, "ann") == [OTHER]
     assert mode(file.path) == 0o600
     assert not os.path.exists(file.path + ".new")
@@ -392,7 +400,7 @@ KeyFile(sys.argv[1]).replace("server", "ann", [], ["key"])
 @needs_strace
 def test_file_is_durable_before_it_gets_its_name(file, directory):
     trace = os.path.join(directory, "trace")
-    run_python('KeyFile(sys.argv[1]).replace("server", "ann", [], ["key"])', file.path,
+    run_python('KeyFile(sys.argv[1]).add("server", "ann", "key")', file.path,
                wrapper=["strace", "-o", trace, "-e", "trace=%file,write,fsync"])
     with io.open(trace, encoding="utf-8") as lines:
         calls = [line.split(" = ") for line in lines if " = " in line]

@@ -417,6 +417,18 @@ def test_login_that_is_not_stored_is_not_taken_over_either(driver, database):
     assert answer(driver, new, login("bob")) == [[]]
 
 
+@both
+@pytest.mark.parametrize("line, why", [(b"GET / HTTP/1.1\n", "http"),
+                                       (b"x" * 65536 + b"\n", "line_too_long")])
+def test_takeover_of_a_connection_whose_last_lines_end_it(driver, line, why):
+    old, new = owner(driver), driver.open()
+    driver.send(old, BUY + line + PING)
+    driver.send(new, login("bob", KEY))
+    assert driver.service.serve([new, old], FOREVER) == 2
+    driver.commit()
+    assert outcomes(driver.replies(new)) == [[CHEAP]] and old.close_reason == why
+
+
 @both_storages
 def test_two_takeovers_in_one_tick(driver, database):
     first, second, third = owner(driver), driver.open(), driver.open()
@@ -742,6 +754,13 @@ def test_database_from_before_the_keys_is_upgraded(keyless, directory, make_driv
     assert answer(driver, bob, BUY) == [[CHEAP]]
     admin.grant(db.open_storage(keyless), io.StringIO(), "bob", 5)
     audit(keyless)
+
+
+@both
+def test_database_with_keys_but_without_notes_is_upgraded(database, directory, outside):
+    outside.execute("ALTER TABLE trade DROP COLUMN note")
+    assert run_program("db.py", cwd=directory, LAVKA_DATABASE=database)[0] == 0
+    assert columns(database, outside) == OLD_COLUMNS | {"note"}
 
 
 def test_file_is_not_upgraded_under_a_server_that_asks_for_no_keys(keyless, directory, outside):

@@ -19,7 +19,7 @@ from keyfile import KeyFile
 from protocol import ErrorCode, key_problem
 
 RIGHT, WRONG, OLD = "0123456789abcdef" * 2, "f" * 32, "e" * 32
-PROMPT = "Key (Enter goes back): "
+PROMPT = "Key (not shown; Enter goes back): "
 NO_KEY = "A key is 32 to 128 characters of printable ASCII."
 WRONG_KEY = "This is not the key of this account."
 ATTEMPTS_OVER = "%d wrong keys: log in again." % KEY_ATTEMPTS
@@ -37,7 +37,8 @@ class Computer(object):
         return self.file.keys("127.0.0.1:%d" % port, nickname)
 
     def store(self, port, *keys):
-        self.file.replace("127.0.0.1:%d" % port, "bob", self.keys(port), list(keys))
+        for key in reversed(keys):
+            self.file.add("127.0.0.1:%d" % port, "bob", key)
 
     def spoil(self):
         """Let the file of keys be something that cannot be read or written."""
@@ -145,7 +146,7 @@ def test_protect_stores_a_key_that_later_logins_send(program, start_player, comp
                  "copy the file to the same place, if there is none yet", "Keep a copy",
                  "whoever runs the server can help"):
         assert part in text
-    assert "replaces" not in text
+    assert "Earlier keys" not in text
     key, = computer.keys(program.port)
     assert key_problem(key) is None and os.stat(computer.path).st_mode & 0o777 == 0o600
     player.enter("logout", NICKNAME)
@@ -159,10 +160,10 @@ def test_protect_again_replaces_the_key(protected, start_player, computer):
     computer.store(protected.port, RIGHT)
     player = start_player(protected.port, **computer.variables)
     player.enter("bob", OPTION)
-    assert "It replaces the last one: your other computers need it, too." \
+    assert "Earlier keys open nothing any more: your other computers need this one." \
         in player.enter("PROTECT", OPTION)
-    key, = computer.keys(protected.port)
-    assert key != RIGHT
+    key, old = computer.keys(protected.port)
+    assert key != RIGHT and old == RIGHT
     player.enter("logout", NICKNAME)
     assert opens(protected, key) and not opens(protected, RIGHT)
     player.enter("bob", OPTION)
@@ -190,7 +191,7 @@ def test_new_key_is_stored_before_it_is_sent(script, start_player, computer, old
     if old:
         assert logins(script, ErrorCode.WRONG_KEY, None) == [key, OLD]
         player.read_until(OPTION)
-        assert computer.keys(script.port) == [OLD]
+        assert computer.keys(script.port) == [OLD, key]
     else:
         assert logins(script, None) == [key]
         player.read_until(OPTION)
@@ -204,7 +205,25 @@ def test_login_after_a_lost_answer_finds_the_valid_key(protected, start_player, 
     computer.store(protected.port, *keys)
     player = start_player(protected.port, **computer.variables)
     assert "Welcome back" in player.enter("bob", OPTION)[0]
-    assert computer.keys(protected.port) == [RIGHT]
+    assert computer.keys(protected.port)[0] == RIGHT
+
+
+def test_two_shops_in_turn_at_one_address_lose_no_key(protected, start_player, computer):
+    """The key of the other one is refused here, and stays."""
+    computer.store(protected.port, OLD, RIGHT)
+    player = start_player(protected.port, **computer.variables)
+    for _ in range(2):
+        assert "Welcome back" in player.enter("bob", OPTION)[0]
+        assert computer.keys(protected.port) == [RIGHT, OLD]
+        player.enter("logout", NICKNAME)
+
+
+def test_login_with_the_newest_key_leaves_the_file_alone(protected, start_player, computer):
+    computer.store(protected.port, RIGHT, OLD)
+    before = os.stat(computer.path)
+    player = start_player(protected.port, **computer.variables)
+    assert "Welcome back" in player.enter("bob", OPTION)[0]
+    assert os.stat(computer.path).st_ino == before.st_ino
 
 
 @pytest.mark.parametrize("code, message, is_definite", [
@@ -279,11 +298,6 @@ def test_accepted_key_is_no_error_if_the_file_cannot_be_written_any_more(script,
     script.answer(result=True)
     assert not in_words(player.read_until(OPTION), "cannot be")
     assert computer.keys(script.port) == [key] + old
-    os.rmdir(computer.path + ".new")
-    player.sendline("protect")
-    script.serve("ping", "protect")
-    player.read_until(OPTION)
-    assert computer.keys(script.port) == [script.last["params"]["key"]]
 
 
 def test_keys_of_another_client_survive_a_late_answer(script, start_player, computer):
@@ -293,10 +307,10 @@ def test_keys_of_another_client_survive_a_late_answer(script, start_player, comp
     player.sendline("protect")
     script.serve("ping")
     key = script.request()["params"]["key"]
-    computer.store(script.port, OLD, key)
+    computer.store(script.port, OLD)
     script.answer(result=True)
     player.read_until(OPTION)
-    assert sorted(computer.keys(script.port)) == sorted([key, OLD])
+    assert computer.keys(script.port) == [OLD, key]
 
 
 # --- logging in with the keys of the file ---------------------------------------------------------
@@ -378,12 +392,13 @@ def test_typed_key_is_stored(protected, start_player, computer, in_file):
     computer.store(protected.port, *in_file)
     player = start_player(protected.port, **computer.variables)
     assert in_words(player.enter("bob", KEY),
-                    "This account is protected, and its key is not in %s." % computer.path)
+                    "This account at 127.0.0.1:%d is protected. Its key is not in %s."
+                    % (protected.port, computer.path))
     shown = type_key(player, "  %s " % RIGHT, OPTION)       # pasted with spaces
     assert in_words(shown, "This client sends the key by itself from now on: it is in %s."
                     % computer.path)
     assert "Welcome back, bob!" in shown
-    assert computer.keys(protected.port) == [RIGHT]
+    assert computer.keys(protected.port) == [RIGHT] + in_file
     player.enter("logout", NICKNAME)
     assert player.enter("bob", OPTION)[0] == "Welcome back, bob!"
 
@@ -595,7 +610,7 @@ def test_key_of_a_pipe_is_the_next_line(protected, computer):
     status, out, err = run(protected.port, ["bob", RIGHT, "balance", "logout", "bob", "items"],
                            **computer.variables)
     assert (status, err) == (0, "")
-    assert out.count("Key (Enter goes back):\n") == 1 and out.count("Welcome back, bob!") == 2
+    assert out.count(PROMPT.rstrip() + "\n") == 1 and out.count("Welcome back, bob!") == 2
     assert "You have 100 credits." in out and "You have no items." in out
     assert RIGHT not in out
 
@@ -604,9 +619,9 @@ def test_lines_of_a_pipe_are_taken_for_keys_until_three_are_wrong(protected, com
     status, out, err = run(protected.port, ["bob", "buy potion", WRONG, "items", "ann", "items"],
                            **computer.variables)
     assert (status, err) == (0, "")
-    begin = out.index("Key (Enter")
-    assert out[begin:].startswith("Key (Enter goes back):\n%s\n%s\n%s\n%s\nNickname:\n" % (
-        NO_KEY, WRONG_KEY, NO_KEY, ATTEMPTS_OVER))
+    begin = out.index(PROMPT.rstrip())
+    assert out[begin:].startswith("%s\n%s\n%s\n%s\n%s\nNickname:\n" % (
+        PROMPT.rstrip(), NO_KEY, WRONG_KEY, NO_KEY, ATTEMPTS_OVER))
     assert "potion" not in out[:out.index("Welcome")] and WRONG not in out
     assert "Welcome to the shop, ann!" in out and "You have no items." in out
     log = protected.log()
@@ -623,8 +638,8 @@ def test_protect_in_a_pipe(program, computer):
     status, out, err = run(program.port, ["bob", "protect", "logout", "bob", "pro"],
                            **computer.variables)
     assert (status, err) == (0, "")
-    key, = computer.keys(program.port)
+    key, old = computer.keys(program.port)
     assert out.count("Only your key opens this account now. It is in %s.\n" % computer.path) == 2
-    assert out.count("It replaces the last one") == 1
-    assert key not in out
+    assert out.count("Earlier keys open nothing") == 1
+    assert key not in out and old not in out
     assert opens(program, key)
