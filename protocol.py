@@ -246,8 +246,8 @@ def _is_deep(value):
 class Request(object):
     """One call of a method.
 
-    `method` and `arguments`, the values of its params, say what to do; `error`, an RpcError, says
-    instead why nothing can be done, and `method` is None then. The reply has `id`; a notification
+    `method` and `arguments`, the values of its params or None for a missing one, say what to do;
+    `error`, an RpcError, says instead why nothing can be done, and `method` is None then. The reply has `id`; a notification
     has none, and `wants_reply` is False.
     """
     __slots__ = ("id", "wants_reply", "method", "arguments", "error")
@@ -365,7 +365,7 @@ def _invalid(id, problem):
 def _arguments(method, params):
     """Return (the values of the params in the order of METHODS, what is wrong with them or None).
 
-    Only the last params may be missing, so that names and positions mean the same.
+    Only the last params may be missing, so that names and positions mean the same. They are None.
     """
     names, required, _, _ = METHODS[method]
     number = len(params)
@@ -381,7 +381,7 @@ def _arguments(method, params):
                 return (), problem
             values += (value,)
         else:
-            return values, None
+            return values + (None,) * (len(names) - number), None
     expected = names[:required] + tuple([name + " (optional)" for name in names[required:]])
     return (), "\"%s\" takes %s." % (
         method, "the params: " + ", ".join(expected) if expected else "no params")

@@ -202,7 +202,7 @@ class Service(object):
             self.requests[method] += 1
             if session.account is None and METHODS[method].needs_login:
                 raise ErrorCode.NOT_LOGGED_IN.error("Log in first.")
-            return encode_result(request.id, self.methods[method](session, *request.arguments))
+            return encode_result(request.id, self.methods[method](session, request.arguments))
         except RpcError as error:
             return self.refuse(session, request, error)
         except Refusal as refusal:
@@ -238,9 +238,10 @@ class Service(object):
         self.group.abandon(dependent)
 
     # --- the methods ----------------------------------------------------------------------------
-    # Each gets the values of its params, and returns its result as JSON, in bytes.
+    # Each gets a tuple of the values of its params, and returns its result as JSON, in bytes.
 
-    def login(self, session, nickname, key=None):
+    def login(self, session, arguments):
+        nickname, key = arguments
         if session.account is not None:
             raise ErrorCode.ALREADY_LOGGED_IN.error("This connection is logged in; log out first.")
         if nickname in self.players:
@@ -290,22 +291,25 @@ class Service(object):
         self.is_finishing = False
         return True
 
-    def ping(self, session):
+    def ping(self, session, _):
         return b'"pong"'
 
-    def buy(self, session, item):
+    def buy(self, session, arguments):
+        item, = arguments
         self.shop.buy(session.account, item)
         if self.logs_trades:
-            self.log_trade("buy", item, session.account)
+            log_trade(self.group, "buy", item, session.account)
         return b'{"account":%s}' % encode_account(session.account)
 
-    def sell(self, session, item):
+    def sell(self, session, arguments):
+        item, = arguments
         self.shop.sell(session.account, item)
         if self.logs_trades:
-            self.log_trade("sell", item, session.account)
+            log_trade(self.group, "sell", item, session.account)
         return b'{"account":%s}' % encode_account(session.account)
 
-    def protect(self, session, key):
+    def protect(self, session, arguments):
+        key, = arguments
         self.shop.protect(session.account, key)
         if self.limiter.has_quota("protect", session.address[0]):
             self.group.log(logging.INFO, "protect nickname=%s peer=%s",
@@ -313,11 +317,11 @@ class Service(object):
                            account=session.account)
         return b"true"
 
-    def logout(self, session):
+    def logout(self, session, _):
         self.end_login(session, "logout")
         return b"true"
 
-    def stats(self, session):
+    def stats(self, session, _):
         """The statistics; for other machines there is no such method."""
         if session.address[0] not in LOOPBACK:
             raise method_not_found()
@@ -329,10 +333,11 @@ class Service(object):
         self.players.log_out(session, reason)
         self.changed_sessions.append(session)
 
-    def log_trade(self, method, item, account):
-        self.group.log(logging.DEBUG, "trade nickname=%s method=%s item=%s credits=%d",
-                       excerpt(account.nickname), method, excerpt(item), account.credits,
-                       account=account)
+
+def log_trade(group, method, item, account):
+    """Have a purchase or sale logged once it is stored."""
+    group.log(logging.DEBUG, "trade nickname=%s method=%s item=%s credits=%d",
+              excerpt(account.nickname), method, excerpt(item), account.credits, account=account)
 
 
 def dirty_account(session):

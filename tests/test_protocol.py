@@ -147,8 +147,8 @@ REQUESTS = [
     (b'{"jsonrpc":"2.0","id":-1.5,"method":"logout"}', (-1.5, "logout", ())),
     (b'{"jsonrpc":"2.0","id":18446744073709551616,"method":"ping"}', (2 ** 64, "ping", ())),
     ('{"jsonrpc":"2.0","id":1,"method":"login","params":["Ж"]}'.encode("utf-8"),
-     (1, "login", ("Ж",))),
-    (b'{"jsonrpc":"2.0","id":1,"method":"login","params":["\\u0416"]}', (1, "login", ("Ж",))),
+     (1, "login", ("Ж", None))),
+    (b'{"jsonrpc":"2.0","id":1,"method":"login","params":["\\u0416"]}', (1, "login", ("Ж", None))),
     (login_line({"nickname": "bob", "key": KEY}), (1, "login", ("bob", KEY))),
     (login_line({"key": KEY, "nickname": "bob"}), (1, "login", ("bob", KEY))),
     (login_line(["bob", KEY]), (1, "login", ("bob", KEY))),
@@ -329,7 +329,7 @@ def test_the_depth_and_the_digits_that_are_allowed():
 def test_many_brackets_are_not_deep():
     nickname = b"[" * MAX_NICKNAME
     line = b'{"jsonrpc":"2.0","id":1,"method":"login","params":["' + nickname + b'"]}'
-    assert outcome(line) == (1, "login", (nickname.decode("ascii"),))
+    assert outcome(line) == (1, "login", (nickname.decode("ascii"), None))
 
 
 def test_a_request_without_an_id_wants_no_reply():
