@@ -247,8 +247,8 @@ class Request(object):
     """One call of a method.
 
     `method` and `arguments`, the values of its params or None for a missing one, say what to do;
-    `error`, an RpcError, says instead why nothing can be done, and `method` is None then. The reply has `id`; a notification
-    has none, and `wants_reply` is False.
+    `error`, an RpcError, says instead why nothing can be done, and `method` is None then. The reply
+    has `id`; a notification has none, and `wants_reply` is False.
     """
     __slots__ = ("id", "wants_reply", "method", "arguments", "error")
 
