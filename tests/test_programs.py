@@ -425,7 +425,7 @@ def test_the_statistics_can_be_read(program):
     assert (status, err) == (0, "")
     figures = dict(line.split(None, 1) for line in out.splitlines())
     assert figures["players"] == "1" and figures["refusals"] == "method_not_found 1"
-    assert figures["requests"] == "buy 0, login 1, logout 0, ping 0, sell 0, stats 1"
+    assert figures["requests"] == "buy 0, login 1, logout 0, ping 0, protect 0, sell 0, stats 1"
     program.kill()
     status, out, err = show_stats(program)
     assert (status, err) == (1, "") and out.startswith("There is no server at 127.0.0.1:")

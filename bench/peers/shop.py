@@ -141,7 +141,8 @@ def account_to_change(nickname):
 
 
 def record(account, what, item, price):
-    Trade.create(account=account, what=what, item=item, price=price, credits=account.credits)
+    Trade.create(account=account, what=what, item=item, price=price, credits=account.credits,
+                 note="")
 
 
 def owned(account):
