@@ -25,7 +25,8 @@ def test_the_lowest_credits_buy_the_cheapest_item():
 
 
 def test_the_options_of_the_contract():
-    assert OPTIONS == ("balance", "items", "buy", "sell", "logout")
+    assert OPTIONS[:5] == ("balance", "items", "buy", "sell", "logout")
+    assert OPTIONS[5:] == ("protect",)
 
 
 def test_the_time_limits_keep_the_contract():
