@@ -140,10 +140,16 @@ class Connector(object):
 
     def check_alone(self, database):
         """Check before an upgrade that no older server runs, which would go on without what is
-        added. Raises CannotOpen."""
+        added. Raises CannotOpen.
+
+        A server has the name, or players, whose nicknames are advisory locks. Whoever waits for
+        such a lock is another run of the upgrade.
+        """
         others, = database.execute_sql(
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s "
-            "AND datname = current_database() AND pid != pg_backend_pid()",
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+            "AND pid != pg_backend_pid() AND wait_event IS DISTINCT FROM 'advisory' "
+            "AND (application_name = %s OR pid IN "
+            "(SELECT pid FROM pg_locks WHERE locktype = 'advisory'))",
             (APPLICATION_NAME,)).fetchone()
         if others:
             raise CannotOpen("%d of Lavka's programs have the database %s open: stop all of its "

@@ -281,6 +281,7 @@ def test_missing_permission_is_a_sentence(public_folder, forbidden, action):
     path = os.path.join(public_folder, "share", "lavka", "keys.json")
     out = run_python("""
 import keyfile
+import encodings.utf_16_le              # it may be in a folder that only root may read
 path, forbidden, action = sys.argv[1:]
 os.getuid() or os.setuid(65534)         # root needs no permissions
 file = KeyFile(path)

@@ -9,11 +9,13 @@ import json
 import os
 import re
 import socket
+import subprocess
 import sys
 
 import pytest
 from conftest import (CHEAP, ROOT, Driver, Peer, account_of, audit, both, both_storages, connect,
-                      hold, on_postgresql, reason, record_statements, request, run_program)
+                      environment, hold, on_postgresql, reason, record_statements, request,
+                      run_program, wait_for)
 
 import admin
 import constants
@@ -773,12 +775,31 @@ def test_file_is_not_upgraded_under_a_server_that_asks_for_no_keys(keyless, dire
 
 
 @on_postgresql
+@pytest.mark.parametrize("name, statement", [
+    ("lavka", "SELECT 1"), ("another", "SELECT pg_advisory_lock(hashtextextended('bob', 0))")])
 def test_postgresql_is_not_upgraded_under_a_server_that_asks_for_no_keys(keyless, directory,
-                                                                         outside):
-    with contextlib.closing(connect(keyless + "?application_name=lavka")):
+                                                                         outside, name, statement):
+    """It is known by its name, or by its players."""
+    with contextlib.closing(connect(keyless + "?application_name=" + name)) as server:
+        server.execute(statement)
         status, _, err = run_program("db.py", cwd=directory, LAVKA_DATABASE=keyless)
         assert status == 1 and "stop all of its servers" in err and err.count("\n") == 1
     assert columns(keyless, outside) == OLD_COLUMNS
+
+
+@on_postgresql
+def test_concurrent_upgrades_of_postgresql_all_succeed(keyless, directory, outside):
+    """They wait for one another, and none takes another one for a server."""
+    with contextlib.closing(connect(keyless)) as holder:
+        holder.execute("BEGIN")
+        holder.execute("SELECT pg_advisory_xact_lock(hashtextextended('', 0))")
+        upgrades = [subprocess.Popen([sys.executable, os.path.join(ROOT, "db.py")], cwd=directory,
+                                     env=environment(LAVKA_DATABASE=keyless)) for _ in range(2)]
+        wait_for(lambda: outside.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event = "
+                                         "'advisory'").fetchone()[0] == 2, "both to wait")
+        holder.execute("ROLLBACK")
+    assert [upgrade.wait() for upgrade in upgrades] == [0, 0]
+    assert columns(keyless, outside) == OLD_COLUMNS | {"note"}
 
 
 @on_postgresql
