@@ -67,19 +67,19 @@ class KeyFile(object):
 
     def add(self, server, nickname, key):
         """Make a key the newest of an account, durably; `KEYS_KEPT` of them stay."""
-        self._change(server, nickname, lambda keys: [key] + keys[:KEYS_KEPT - 1], key)
+        self._change(server, nickname, key, [key])
 
     def remove(self, server, nickname, key):
         """Remove a key of an account, durably."""
-        self._change(server, nickname, lambda keys: keys, key)
+        self._change(server, nickname, key, [])
 
-    def _change(self, server, nickname, change, key):
-        """Let `change` turn the list of the account's other keys into the new list."""
+    def _change(self, server, nickname, key, newest):
+        """Take a key out of those of an account, and put the newest before them."""
         with self._failure_told("written"), self._lock():
             servers = self._read()
             accounts = servers.setdefault(server, {})
-            accounts[nickname] = change([each for each in accounts.get(nickname, [])
-                                         if each != key])
+            others = [other for other in accounts.get(nickname, []) if other != key]
+            accounts[nickname] = (newest + others)[:KEYS_KEPT]
             if not accounts[nickname]:
                 del accounts[nickname]
             if not accounts:

@@ -102,6 +102,13 @@ def logins(script, *outcomes):
     return keys
 
 
+def key_sent(script, player):
+    """Have the player type `protect`; return the new key that the server gets."""
+    player.sendline("protect")
+    script.serve("ping")
+    return script.request()["params"]["key"]
+
+
 def type_key(player, key, prompt):
     """Answer the question for the key; return the lines shown before the next prompt."""
     end_of_line, rest = player.enter(key, prompt)[0], player.before.splitlines()[1:]
@@ -174,9 +181,7 @@ def test_new_key_is_stored_before_it_is_sent(script, start_player, computer, old
     computer.store(script.port, *old)
     player = start_player(script.port, **computer.variables)
     script.admit(player)
-    player.sendline("protect")
-    script.serve("ping")
-    key = script.request()["params"]["key"]
+    key = key_sent(script, player)
     assert script.last["method"] == "protect"
     assert computer.keys(script.port) == [key] + old
     script.hang_up()                                    # the answer never comes
@@ -237,9 +242,7 @@ def test_refused_protect_keeps_the_old_key(script, start_player, computer, code,
     computer.store(script.port, *old)
     player = start_player(script.port, **computer.variables)
     script.admit(player)
-    player.sendline("protect")
-    script.serve("ping")
-    key = script.request()["params"]["key"]
+    key = key_sent(script, player)
     refuse(script, code)
     assert player.read_until(OPTION) == [message]
     assert computer.keys(script.port) == (old if is_definite else [key] + old)
@@ -250,9 +253,7 @@ def test_answer_that_is_not_true_keeps_both_keys(script, start_player, computer,
     computer.store(script.port, OLD)
     player = start_player(script.port, **computer.variables)
     script.admit(player)
-    player.sendline("protect")
-    script.serve("ping")
-    key = script.request()["params"]["key"]
+    key = key_sent(script, player)
     script.answer(result=result)
     text = " ".join(player.read_until(NICKNAME))
     assert "not a Lavka server" in text and "may or may not have taken the new key" in text
@@ -291,9 +292,7 @@ def test_accepted_key_is_no_error_if_the_file_cannot_be_written_any_more(script,
     computer.store(script.port, *old)
     player = start_player(script.port, **computer.variables)
     script.admit(player)
-    player.sendline("protect")
-    script.serve("ping")
-    key = script.request()["params"]["key"]
+    key = key_sent(script, player)
     os.mkdir(computer.path + ".new")                    # the next writing fails
     script.answer(result=True)
     assert not in_words(player.read_until(OPTION), "cannot be")
@@ -304,9 +303,7 @@ def test_keys_of_another_client_survive_a_late_answer(script, start_player, comp
     """The account was taken over and protected anew before the answer was read."""
     player = start_player(script.port, **computer.variables)
     script.admit(player)
-    player.sendline("protect")
-    script.serve("ping")
-    key = script.request()["params"]["key"]
+    key = key_sent(script, player)
     computer.store(script.port, OLD)
     script.answer(result=True)
     player.read_until(OPTION)
