@@ -142,7 +142,7 @@ IDLE_SECONDS = 1              # without a commit until the write-ahead log is co
 FILE_LOCK_ATTEMPTS = 10       # of a server's start to lock a file of the database: a command that
                               # looks whether a server runs holds it for microseconds
 FILE_LOCK_PAUSE_SECONDS = 0.01    # between two of these attempts
-KEY_LOCK_SECONDS = 5          # to wait for a client that changes the file of keys, in milliseconds
+KEY_LOCK_SECONDS = 5          # to wait for a client that changes the file of keys, mostly some ms
 CHECKPOINT_RETRY_SECONDS = 1  # between two checkpoints that another program's reading holds back
 STATEMENT_SECONDS = 4         # for PostgreSQL to answer; all wait meanwhile, and clients give up
                               # after 5

@@ -35,9 +35,6 @@ from text import Text, excerpt
 
 log = logging.getLogger("lavka.db")
 
-# What loading an account raises.
-CANNOT_LOAD = STORAGE_ERRORS + (UnusableRow, HeldElsewhere, NoRoom)
-
 NICKNAME_IN_USE = ("This nickname is in use; if its client vanished, it is free within %d seconds."
                    % NICKNAME_FREED_SECONDS)
 
@@ -230,7 +227,7 @@ class Shop(object):
             if account.version != self._version and not account.is_dirty:
                 account.set_stored(self.storage.reload(account.nickname) or account.stored)
                 account.version = self._version
-        except CANNOT_LOAD:
+        except (UnusableRow, HeldElsewhere, NoRoom) + STORAGE_ERRORS:
             pass
 
     # --- storing it ---------------------------------------------------------------------------
