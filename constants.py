@@ -68,6 +68,13 @@ POLLS_PER_COMMIT = 3          # polls in a tick while there is something to comm
                               # all that they bring; not more, or their replies come late
 HIGH_WATER = 262144           # unsent bytes at which a connection is no longer read nor served
 
+# --- the statistics (seconds) -----------------------------------------------------------------
+
+# Upper bounds of the histograms of commits and ticks. The first four tell a fast disk from a slow
+# one and from a database across a network. The others are where players notice: the time budget of
+# a tick, the busy timeout, and a second.
+HISTOGRAM_BOUNDS = (0.0005, 0.002, 0.005, 0.02, 0.1, 0.25, 1)
+
 # --- the log (bytes, or lines where it says so) -----------------------------------------------
 
 LOG_LINE = 2048               # a line with its end: containers cut longer ones at 16 KB, journals

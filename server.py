@@ -61,6 +61,7 @@ class Server(object):
         self.sources = sources
         self.max_clients = max_clients
         self.max_clients_per_address = max_clients_per_address
+        service.statistics.max_clients = max_clients
         self.clock = clock
         self.now = clock()                  # time of the last poll
         self.connections = set()
