@@ -19,7 +19,7 @@ from constants import (FILE_LOCK_ATTEMPTS, FILE_LOCK_PAUSE_SECONDS, MAX_OPERATOR
 from listener import CannotListen, Listener
 from protocol import ADMIN_METHODS, ServerGone
 from rpc import RpcClient
-from storage import URL
+from text import URL
 
 OUT_OF_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
 
@@ -55,6 +55,7 @@ class AdminListener(Listener):
     CannotListen.
     """
     methods = ADMIN_METHODS
+    batch = 1                           # accept(2) has no descriptor for the next, even if none came
 
     def __init__(self, path, limiter):
         super(AdminListener, self).__init__([listen_at(path)], limiter)

@@ -23,6 +23,7 @@ class Listener(object):
     Out of descriptors a socket stays readable, and the loop would spin; so the listener pauses.
     """
     methods = TCP_METHODS               # for those who are accepted
+    batch = constants.ACCEPT_BATCH      # how many are accepted at once
 
     def __init__(self, sockets, limiter):
         self.sockets = sockets
@@ -48,7 +49,7 @@ class Listener(object):
         `now` is the time.
         """
         accepted = []
-        while now >= self.resume_at and len(accepted) < constants.ACCEPT_BATCH:
+        while now >= self.resume_at and len(accepted) < self.batch:
             try:
                 accepted.append(self.accept_one(sock))
             except socket.error as error:

@@ -23,7 +23,7 @@ ARROWS = {
     "log": "constants text",
     "protocol": "constants text",
     "storage": "constants models text",
-    "schema": "constants models storage",
+    "schema": "constants models storage text",
     "files": "constants log",
     "checkpoint": "constants log storage text",
     "sqlite": "checkpoint constants files models schema storage text",
@@ -37,11 +37,12 @@ ARROWS = {
     "session": "constants protocol",
     "stats": "constants log protocol",
     "players": "constants session text",
+    "admin_server": "text",
     "admin_methods": "constants protocol session",
     "service": "admin_methods constants db log players protocol session stats storage text",
     "connection": "session",
     "listener": "connection constants protocol session text",
-    "admin_socket": "constants listener protocol rpc storage",
+    "admin_socket": "constants listener protocol rpc text",
     "server": "admin_socket cli connection constants db listener log service session storage text",
     "terminal": "cli constants text",
     "keyfile": "constants log text",
@@ -123,4 +124,4 @@ def test_only_the_connection_to_postgresql_knows_its_driver():
 def test_text_in_the_log_is_cut():
     """`quote` is for the commands that show it to people; the log's lines take an `excerpt`."""
     found = lines_with(r"\b(?<!def )quote\(")
-    assert {name for name, _ in found} == {"admin", "cli", "ledger", "text"}
+    assert {name for name, _ in found} == {"admin", "admin_server", "cli", "ledger", "text"}
