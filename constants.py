@@ -35,6 +35,7 @@ BACK = "back"                 # at the question for an item: return to the optio
 
 HOST = "127.0.0.1"            # loopback: whoever can connect can play every unprotected account
 PORT = 7777                   # above 1023, so no privileges; easy to remember
+METRICS_PORT = 9777           # of the exporter: easy to remember beside the other
 DATABASE = "lavka.db"         # in the working directory
 
 # --- the wire (bytes, or characters where it says so) -----------------------------------------
@@ -77,7 +78,7 @@ HIGH_WATER = 262144           # unsent bytes at which a connection is no longer 
 # Upper bounds of the histograms of commits and ticks. The first four tell a fast disk from a slow
 # one and from a database across a network. The others are where players notice: the time budget of
 # a tick, the busy timeout, and a second.
-HISTOGRAM_BOUNDS = (0.0005, 0.002, 0.005, 0.02, 0.1, 0.25, 1)
+HISTOGRAM_BOUNDS = (0.0005, 0.002, 0.005, 0.02, 0.1, 0.25, 1.0)
 
 # --- the log (bytes, or lines where it says so) -----------------------------------------------
 
