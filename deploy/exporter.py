@@ -44,7 +44,7 @@ class Collector:
         for figure in ("commit_seconds", "tick_seconds"):
             times = stats[figure]
             buckets = [*zip(map(str, times["bounds"] + ["+Inf"]), accumulate(times["counts"]))]
-            yield core.HistogramMetricFamily("lavka_" + figure, "Duration of each.", buckets, times["sum"])
+            yield core.HistogramMetricFamily("lavka_" + figure, "Durations.", buckets, times["sum"])
 
 
 if __name__ == "__main__":

@@ -492,13 +492,15 @@ def test_a_server_is_drained(balancer, programs):
 
 # --- the unit -------------------------------------------------------------------------------------
 
-def test_the_unit_is_what_systemd_understands(directory):
+@pytest.mark.parametrize("unit, program", [("lavka", "server.py"),
+                                           ("lavka-exporter", "deploy/exporter.py")])
+def test_the_unit_is_what_systemd_understands(directory, unit, program):
     if not has_program("systemd-analyze"):
         pytest.skip("systemd is not installed")
-    with io.open(os.path.join(ROOT, "deploy", "lavka.service"), encoding="utf-8") as file:
+    with io.open(os.path.join(ROOT, "deploy", unit + ".service"), encoding="utf-8") as file:
         text = file.read()
-    assert "ExecStart=/opt/lavka/.venv/bin/python /opt/lavka/server.py\n" in text
-    path = os.path.join(directory, "lavka.service")
+    assert "ExecStart=/opt/lavka/.venv/bin/python /opt/lavka/%s\n" % program in text
+    path = os.path.join(directory, unit + ".service")
     with io.open(path, "w", encoding="utf-8") as file:
         # That of a machine where it is installed.
         file.write(text.replace("/opt/lavka/.venv/bin/python", sys.executable))
