@@ -80,7 +80,11 @@ class AdminListener(Listener):
                 raise
             os.close(self.spare)
             self.spare = None
-            accepted, _ = sock.accept()
+            try:
+                accepted, _ = sock.accept()
+            except socket.error:                # nobody has come, or has gone again
+                self.keep_spare()
+                raise
         return accepted, ("admin", "socket")        # a client's socket has no address
 
     def close(self):
