@@ -2,6 +2,7 @@
 """The real server.py in a subprocess: how it starts, serves several clients, and stops."""
 from __future__ import unicode_literals
 
+import contextlib
 import io
 import os
 import random
@@ -429,6 +430,74 @@ def test_the_statistics_can_be_read(program):
     program.kill()
     status, out, err = show_stats(program)
     assert (status, err) == (1, "") and out.startswith("There is no server at 127.0.0.1:")
+
+
+# --- make play ------------------------------------------------------------------------------------
+
+needs_make = pytest.mark.skipif(not any(
+    os.access(os.path.join(path, "make"), os.X_OK)
+    for path in os.environ["PATH"].split(os.pathsep)), reason="there is no make here")
+
+
+@pytest.fixture
+def make_play(directory):
+    """Return a function that begins `make play` in a directory with the programs.
+
+    Its client ends at once, or with what is given as standard input.
+    """
+    for name in PROGRAMS:
+        os.symlink(os.path.join(ROOT, name), os.path.join(directory, name))
+
+    def begin(port, stdin=subprocess.PIPE):
+        return subprocess.Popen(
+            ["make", "-f", os.path.join(ROOT, "Makefile"), "-o", ".venv/play",
+             "PY=" + sys.executable, "play"], cwd=directory, stdin=stdin,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, close_fds=True,
+            env=environment(LAVKA_PORT=port))
+
+    return begin
+
+
+def server_log(directory):
+    with io.open(os.path.join(directory, "server.log"), encoding="utf-8") as file:
+        return file.read()
+
+
+@needs_make
+def test_make_play_appends_to_the_log(make_play, directory):
+    port = free_port()
+    for number in (1, 2):
+        output = make_play(port).communicate()[0]
+        assert b"Nickname" in output
+        log = server_log(directory)
+        assert log.count(" INFO listening on 127.0.0.1:%d\n" % port) == number
+        assert log.count(" INFO stopped\n") == number
+    # An earlier line is not one of this start.
+    with contextlib.closing(socket.socket()) as other:
+        other.bind(("127.0.0.1", port))
+        other.listen(1)
+        output = make_play(port).communicate()[0].decode("utf-8")
+    assert "cannot listen on" in output and "LAVKA_PORT=7778" in output
+    assert "Nickname" not in output and "listening on" not in output
+    assert server_log(directory).startswith(log)
+
+
+@needs_make
+def test_of_two_make_play_at_once_one_serves(make_play, directory):
+    """The other one does not take that server's line for its own server's."""
+    port = free_port()
+    reader, writer = os.pipe()                          # the players type nothing for now
+    try:
+        both = [make_play(port, reader) for _ in range(2)]
+        wait_for(lambda: [process for process in both if process.poll() is not None], "the second")
+        loser, = [process for process in both if process.poll() is not None]
+        assert b"Is there a server already?" in loser.communicate()[0]
+    finally:
+        os.close(writer)
+        os.close(reader)
+    assert b"Nickname" in b"".join(process.communicate()[0] for process in both
+                                   if process is not loser)
+    assert server_log(directory).count(" INFO listening on ") == 1
 
 
 # --- IPv6 -----------------------------------------------------------------------------------------
