@@ -9,8 +9,9 @@ import signal
 import socket
 
 import pytest
-from conftest import PATIENCE, Peer, request, wait_for
+from conftest import PATIENCE, Peer, request, run_program, wait_for
 
+import db
 import notify
 
 WATCHDOG_SECONDS = 0.6          # long enough for two sweeps
@@ -74,6 +75,14 @@ def test_server_tells_its_start_its_life_and_its_stop(start, manager):
         == notify.STOPPING
     player.close()
     assert program.wait() == 0 and manager.take() == []
+
+
+def test_server_that_cannot_listen_is_never_ready(program, manager, directory):
+    database = os.path.join(directory, "other.db")
+    db.create_tables(database)
+    status, _, err = run_program("server.py", "--port", str(program.port), "--database", database,
+                                 NOTIFY_SOCKET=manager.name)
+    assert status == 1 and " ERROR cannot listen " in err and manager.take() == []
 
 
 def test_server_under_load_pings(start, manager):
