@@ -386,7 +386,8 @@ def test_start_and_stop_are_logged(start):
     assert program.wait() == 0
     lines = [line.split(None, 2)[2] for line in program.log().splitlines()]
     assert re.match(r'start version=\S+ python=\S+ engine="SQLite [\d.]+" database=".*lavka\.db" '
-                    r'max_clients=\d+ max_clients_per_address=\d+$', lines[0])
+                    r'admin_socket=".*lavka\.db\.sock" max_clients=\d+ '
+                    r'max_clients_per_address=\d+$', lines[0])
     assert lines[1].startswith("listening on ") and lines[2].startswith('login nickname="bob"')
     assert lines[3] == "stop clients=1 players=1"
     assert lines[4].startswith('logout nickname="bob"') and lines[4].endswith(" reason=stop")
@@ -409,27 +410,6 @@ def test_beyond_loopback_it_says_what_a_nickname_is(start, host):
 
 def test_on_loopback_it_does_not(start):
     assert "passwords" not in start("--host", "127.0.0.1").log()
-
-
-def show_stats(program, *arguments):
-    process = subprocess.Popen(
-        [sys.executable, os.path.join(ROOT, "client.py"), "--stats", "--port", str(program.port)]
-        + list(arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
-    out, err = process.communicate()
-    return process.returncode, out.decode("utf-8"), err.decode("utf-8")
-
-
-def test_the_statistics_can_be_read(program):
-    player = Peer(program.port, "bob")
-    assert reason(player.call("steal")) == "method_not_found"
-    status, out, err = show_stats(program)
-    assert (status, err) == (0, "")
-    figures = dict(line.split(None, 1) for line in out.splitlines())
-    assert figures["players"] == "1" and figures["refusals"] == "method_not_found 1"
-    assert figures["requests"] == "buy 0, login 1, logout 0, ping 0, protect 0, sell 0, stats 1"
-    program.kill()
-    status, out, err = show_stats(program)
-    assert (status, err) == (1, "") and out.startswith("There is no server at 127.0.0.1:")
 
 
 # --- make play ------------------------------------------------------------------------------------
@@ -509,9 +489,8 @@ def test_ipv6(start):
     with client.Client("::1", program.port) as player:
         assert player.login("bob")["created"]
         assert player.buy("potion")["items"] == ["potion"]
-        assert player.stats()["players"] == 1
         assert re.search(r'nickname="bob" peer=\[::1\]:\d+ ', program.log())
-    assert show_stats(program, "--host", "::1")[0] == 0
+    assert program.stats()["players"] == 0
     with pytest.raises(client.ServerGone) as caught:
         client.Client("::1", free_port())
     assert str(caught.value).startswith("There is no server at [::1]:")
