@@ -42,11 +42,15 @@ class Parser(argparse.ArgumentParser):
             self.add_argument("--version", action="version", version="Lavka %s" % VERSION)
 
     def add_option(self, name, kind, default, meaning):
-        """Add --NAME, whose default is the variable LAVKA_NAME, or else `default`."""
-        variable = "LAVKA_" + name.upper()
-        self.variables.append((name, variable, kind, default))
+        """Add --NAME, whose default is the variable LAVKA_NAME, or else `default`.
+
+        None stands for a default that the meaning tells.
+        """
+        variable = "LAVKA_" + name.upper().replace("-", "_")
+        self.variables.append((name.replace("-", "_"), variable, kind, default))
         self.add_argument("--" + name, metavar=name.upper(), type=kind,
-                          help="%s (default: %s, or %s)" % (meaning, variable, default))
+                          help="%s (default: %s%s)" % (
+                              meaning, variable, "" if default is None else ", or %s" % default))
 
     def parse_known_args(self, *arguments, **options):
         chosen, rest = super(Parser, self).parse_known_args(*arguments, **options)
@@ -73,6 +77,12 @@ def add_database_option(parser):
     """Add --database."""
     parser.add_option("database", path, DATABASE,
                       "an SQLite file, or postgresql://user:password@host/name")
+
+
+def add_admin_socket_option(parser):
+    """Add --admin-socket; without one it is None, for `admin_socket.default_path`."""
+    parser.add_option("admin-socket", path, None, "the Unix socket for operators; without one, "
+                      "DATABASE.sock, or lavka-PORT.sock with a PostgreSQL")
 
 
 # --- types of arguments -----------------------------------------------------------------------

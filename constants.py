@@ -4,7 +4,7 @@ from __future__ import unicode_literals
 
 from collections import OrderedDict
 
-VERSION = "1.2"
+VERSION = "1.3"
 
 # --- the shop ---------------------------------------------------------------------------------
 
@@ -54,7 +54,9 @@ MAX_CLIENTS_PER_ADDRESS = 2000    # of these, for addresses that are not loopbac
                               # office or a carrier's NAT shares one, and leaves room for others
 SPARE_CLIENTS = 16            # connections beyond MAX_CLIENTS that linger after server_full;
                               # further ones are closed without
-SPARE_DESCRIPTORS = 32        # kept free for SQLite, its write-ahead log, the log and the listener
+MAX_OPERATORS = 8             # connections to the admin socket; programs ask and close
+UNIX_PATH_SIZE = 107          # bytes of a Unix socket's address (unix(7)); longer ones go by /proc
+SPARE_DESCRIPTORS = 32        # kept free for these, SQLite, its write-ahead log, the log, listeners
 PORT_ATTEMPTS = 10            # to find a port that is free on every address of a name
 LISTEN_QUEUE = 1024           # connections that the kernel completes before they are accepted; a
                               # login storm comes at once
@@ -66,6 +68,8 @@ TICK_SECONDS = 0.1            # time budget for requests in a tick; connections 
                               # in the next; bounds what a stop waits for
 POLLS_PER_COMMIT = 3          # polls in a tick while there is something to commit: one fsync for
                               # all that they bring; not more, or their replies come late
+PLAYERS_PAGE = 500            # players told in one reply, in some 4 ms: all others wait meanwhile
+PLAYERS_PAGE_SIZE = 32768     # bytes of them at most, so that they fit into a line
 HIGH_WATER = 262144           # unsent bytes at which a connection is no longer read nor served
 
 # --- the log (bytes, or lines where it says so) -----------------------------------------------

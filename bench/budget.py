@@ -26,6 +26,7 @@ sys.path.insert(0, ROOT)
 import db               # noqa: E402
 import protocol         # noqa: E402
 from connection import select       # noqa: E402
+from admin_socket import AdminListener       # noqa: E402
 from listener import Listener, listen       # noqa: E402
 from log import LogRateLimiter              # noqa: E402
 from server import Server                   # noqa: E402
@@ -69,7 +70,8 @@ class Bench(object):
         limiter = LogRateLimiter()
         listening, = listen("127.0.0.1", 0)
         self.service = Service(self.shop, limiter)
-        self.server = Server(self.service, Listener([listening], limiter), limiter)
+        self.server = Server(self.service, Listener([listening], limiter),
+                             AdminListener(path + ".sock", limiter), limiter)
         self.clients = [socket.create_connection(listening.getsockname()) for _ in range(CLIENTS)]
         for number, client in enumerate(self.clients):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -237,10 +237,6 @@ def log_in_and_out(peer, times, nickname="\U0001f600" * 100):
         assert "result" in peer.line()
 
 
-def lost_lines(peer):
-    return peer.call("stats")["result"]["log_lost"]
-
-
 def stop_in_time(program):
     begin = time.time()
     program.process.terminate()
@@ -259,7 +255,7 @@ def test_players_never_wait_for_whoever_reads_the_log(start, stderr):
     for _ in range(20):
         log_in_and_out(peer, 50)
     assert time.time() - begin < REPLY_SECONDS
-    assert lost_lines(peer) > 0
+    assert program.stats()["log_lost"] > 0
     peer.close()
     stop_in_time(program)
     # The shell and other programs have the same open file description.
@@ -299,7 +295,7 @@ def test_log_on_a_full_disk_goes_on_when_there_is_room(start, directory):
     limit(program, "fsize", os.path.getsize(path) + 100)
     for _ in range(20):
         log_in_and_out(peer, 50)
-    lost = lost_lines(peer)
+    lost = program.stats()["log_lost"]
     assert lost > 0
     limit(program, "fsize", "unlimited")
     wait_for(lambda: b"log_lost" in tail(path), "the line that tells the gap")

@@ -183,12 +183,6 @@ def test_key_made_over_tls_is_never_sent_without(script, start_player, directory
         assert script.request()["params"] == params
 
 
-def test_the_proxy_does_not_tell_its_clients_the_statistics(proxy):
-    tls = ["--host", "localhost", "--tls", "--ca", proxy.certificate]
-    assert run(proxy.port, [], "--stats", *tls) \
-        == (1, "The server tells this only on the machine that it runs on.\n", "")
-
-
 @pytest.mark.parametrize("host, trusted", [("127.0.0.1", True), ("localhost", False)])
 def test_a_server_that_cannot_prove_who_it_is(proxy, program, host, trusted):
     arguments = ["--host", host, "--tls"] + (["--ca", proxy.certificate] if trusted else [])
@@ -403,8 +397,7 @@ def balancer(programs, directory):
 
 
 def players(program):
-    with Client("127.0.0.1", program.port) as operator:
-        return operator.stats()["players"]
+    return program.stats()["players"]
 
 
 def test_players_of_two_servers_behind_the_proxy(balancer, programs):

@@ -410,27 +410,6 @@ def test_on_loopback_it_does_not(start):
     assert "passwords" not in start("--host", "127.0.0.1").log()
 
 
-def show_stats(program, *arguments):
-    process = subprocess.Popen(
-        [sys.executable, os.path.join(ROOT, "client.py"), "--stats", "--port", str(program.port)]
-        + list(arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
-    out, err = process.communicate()
-    return process.returncode, out.decode("utf-8"), err.decode("utf-8")
-
-
-def test_the_statistics_can_be_read(program):
-    player = Peer(program.port, "bob")
-    assert reason(player.call("steal")) == "method_not_found"
-    status, out, err = show_stats(program)
-    assert (status, err) == (0, "")
-    figures = dict(line.split(None, 1) for line in out.splitlines())
-    assert figures["players"] == "1" and figures["refusals"] == "method_not_found 1"
-    assert figures["requests"] == "buy 0, login 1, logout 0, ping 0, protect 0, sell 0, stats 1"
-    program.kill()
-    status, out, err = show_stats(program)
-    assert (status, err) == (1, "") and out.startswith("There is no server at 127.0.0.1:")
-
-
 # --- IPv6 -----------------------------------------------------------------------------------------
 
 def test_ipv6(start):
@@ -440,9 +419,8 @@ def test_ipv6(start):
     with client.Client("::1", program.port) as player:
         assert player.login("bob")["created"]
         assert player.buy("potion")["items"] == ["potion"]
-        assert player.stats()["players"] == 1
         assert re.search(r'nickname="bob" peer=\[::1\]:\d+ ', program.log())
-    assert show_stats(program, "--host", "::1")[0] == 0
+    assert program.stats()["players"] == 0
     with pytest.raises(client.ServerGone) as caught:
         client.Client("::1", free_port())
     assert str(caught.value).startswith("There is no server at [::1]:")

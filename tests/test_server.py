@@ -1221,7 +1221,7 @@ def test_the_statistics_have_the_slowest_tick(ticker):
     peer, _ = ticker.client()
     ticker.shop.commit = slow_commit
     ticker.call(peer, "ping")
-    stats = ticker.call(peer, "stats")["result"]
+    stats = ticker.ask("stats")
     assert stats["slowest_commit_ms"] == stats["slowest_tick_ms"] == 250
 
 
