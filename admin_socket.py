@@ -55,7 +55,7 @@ class AdminListener(Listener):
     CannotListen.
     """
     methods = ADMIN_METHODS
-    batch = 1                           # accept(2) has no descriptor for the next, even if none came
+    batch = 1                           # accept(2) needs a free descriptor even if nobody has come
 
     def __init__(self, path, limiter):
         super(AdminListener, self).__init__([listen_at(path)], limiter)
@@ -80,7 +80,11 @@ class AdminListener(Listener):
                 raise
             os.close(self.spare)
             self.spare = None
-            accepted, _ = sock.accept()
+            try:
+                accepted, _ = sock.accept()
+            except socket.error:                # nobody has come, or has gone again
+                self.keep_spare()
+                raise
         return accepted, ("admin", "socket")        # a client's socket has no address
 
     def close(self):

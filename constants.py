@@ -68,7 +68,7 @@ TICK_SECONDS = 0.1            # time budget for requests in a tick; connections 
                               # in the next; bounds what a stop waits for
 POLLS_PER_COMMIT = 3          # polls in a tick while there is something to commit: one fsync for
                               # all that they bring; not more, or their replies come late
-PLAYERS_PAGE = 500            # players told in one reply, in some 4 ms: all others wait meanwhile
+PLAYERS_PAGE = 250            # players told in one reply, in some 5 ms: all others wait meanwhile
 PLAYERS_PAGE_SIZE = 32768     # bytes of them at most, so that they fit into a line
 HIGH_WATER = 262144           # unsent bytes at which a connection is no longer read nor served
 

@@ -19,7 +19,7 @@ sys.path.insert(0, os.path.join(ROOT, "docs"))
 
 import screenshot
 from constants import BACK, OPTIONS
-from protocol import METHODS, ErrorCode
+from protocol import METHODS, TCP_METHODS, ErrorCode
 
 MODULES = house.modules()
 PAGES = ["README.md"] + ["docs/%s.md" % name for name in (
@@ -223,9 +223,9 @@ def test_bot_buys(program):
 
 def test_protocol_page_has_every_reason_of_server_gone():
     library = section(read("docs", "protocol.md"), "From Python")
-    raised = re.findall(r'ServerGone\(\s*"(\w+)"', read("client.py"))
+    raised = re.findall(r'ServerGone\(\s*"(\w+)"', read("client.py") + read("rpc.py"))
     assert sorted(raised) == sorted(name.strip("`") for name, _ in table(library, "reason"))
-    for method in METHODS:
+    for method in TCP_METHODS:
         assert "`%s(" % method in library
 
 
@@ -233,11 +233,19 @@ def test_protocol_page_has_every_error_and_every_method():
     page = read("docs", "protocol.md")
     errors = re.findall(r"^\| (-?\d+) \| `(\w+)`", page, re.MULTILINE)
     assert {(int(code), reason) for code, reason in errors} == {code.value for code in ErrorCode}
-    methods = re.findall(r"^\| `(\w+)` \| ([^|]+) \|.*\| (yes|no) \|$", page, re.MULTILINE)
-    assert set(methods) == {
-        (name, ", ".join(["optional " * (number >= method.required) + "`%s`" % param
-                          for number, param in enumerate(method.params)]) or "none",
-         "yes" if method.needs_login else "no") for name, method in METHODS.items()}
+    public, for_operators = section(page, "Methods").split("### On the admin socket")
+    assert sorted([row[0], row[1], row[3]] for row in table(public, "method")) == sorted(
+        ["`%s`" % name, params_told(method), "yes" if method.needs_login else "no"]
+        for name, method in TCP_METHODS.items())
+    assert sorted(row[:2] for row in table(for_operators, "method")) == sorted(
+        ["`%s`" % name, params_told(method)]
+        for name, method in METHODS.items() if name not in TCP_METHODS)
+
+
+def params_told(method):
+    """Return the cell about the params of a method."""
+    return ", ".join(["optional " * (number >= method.required) + "`%s`" % param
+                      for number, param in enumerate(method.params)]) or "none"
 
 
 # --- README.md and docs/operations.md -----------------------------------------------------------

@@ -385,7 +385,8 @@ def test_start_and_stop_are_logged(start):
     assert program.wait() == 0
     lines = [line.split(None, 3)[3] for line in program.log().splitlines()]
     assert re.match(r'start version=\S+ python=\S+ engine="SQLite [\d.]+" database=".*lavka\.db" '
-                    r'max_clients=\d+ max_clients_per_address=\d+$', lines[0])
+                    r'admin_socket=".*lavka\.db\.sock" max_clients=\d+ '
+                    r'max_clients_per_address=\d+$', lines[0])
     assert lines[1].startswith("listening on ") and lines[2].startswith('login nickname="bob"')
     assert lines[3] == "stop clients=1 players=1"
     assert lines[4].startswith('logout nickname="bob"') and lines[4].endswith(" reason=stop")
