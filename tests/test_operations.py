@@ -294,6 +294,21 @@ def test_nightly_backup_with_a_problem_has_status_2_and_no_old_one_goes(shop, ni
     assert kept == ["nightly-1", "nightly-2", "nightly-2", "nightly-3"]
 
 
+def test_the_units_of_the_backup_are_what_systemd_understands(directory):
+    if not any(os.access(os.path.join(path, "systemd-analyze"), os.X_OK)
+               for path in os.environ["PATH"].split(os.pathsep)):
+        pytest.skip("systemd is not installed")
+    paths = [os.path.join(directory, "lavka-backup." + kind) for kind in ("service", "timer")]
+    for path in paths:
+        text = read("deploy", os.path.basename(path))
+        with io.open(path, "w", encoding="utf-8") as file:      # of a machine where it is installed
+            file.write(text.replace("/usr/local/sbin", os.path.join(ROOT, "deploy")))
+    process = subprocess.Popen(["systemd-analyze", "verify", "--man=no"] + paths,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    said = process.communicate()[0].decode("utf-8")
+    assert (process.returncode, said) == (0, "")
+
+
 # --- restore ------------------------------------------------------------------------------------
 
 RESTORE = block("Restore").replace("FILE", "lavka.db")
