@@ -166,6 +166,9 @@ LOG_EXIT_SECONDS = 0.2        # to write the last lines at the exit, if the read
 REPLY_SECONDS = 5             # for the server to answer a client
 WAITING_NOTICE_SECONDS = 0.5  # until a player is told that the client waits for the server
 
+WATCHDOG_PINGS = 2            # of the loop in the time of systemd's watchdog: one may come late, as
+                              # sd_watchdog_enabled(3) recommends
+
 NICKNAME_FREED_SECONDS = 30   # until a nickname whose client vanished is free, as promised
 
 # A peer that vanished without a word is noticed after 10 + 3 * 5 = 25 s, under the promised 30;

@@ -38,6 +38,7 @@ from connection import (CLOSED, FLUSHING, LINGERING, NOT_NOW, OPEN, PEER_GONE, R
 from db import Shop
 from listener import AddressCounts, CannotListen, Listener, listen
 from log import LogRateLimiter, log_to_stderr, monotonic
+from notify import READY, STOPPING, Notifier
 from service import Service
 from session import FOREVER, peer
 from storage import CannotOpen
@@ -396,7 +397,7 @@ class SelfPipe(object):
         pass
 
 
-def stop_on_signals(server):
+def stop_on_signals(server, notifier):
     """Let a signal stop the server gracefully, and a second one end it at once."""
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:       # nohup(1)
@@ -406,6 +407,7 @@ def stop_on_signals(server):
         for number in numbers:
             signal.signal(number, signal.SIG_DFL)
         server.stop_requested = True
+        notifier.send(STOPPING)
 
     for number in numbers:
         signal.signal(number, stop)
@@ -437,16 +439,18 @@ def main(arguments=None):
     except (CannotOpen, CannotListen) as error:
         log.error("%s", error)
         return 1
-    self_pipe = SelfPipe()
-    sources = [shop.storage, limiter, writer, self_pipe]
+    self_pipe, notifier = SelfPipe(), Notifier()
+    sources = [shop.storage, limiter, writer, self_pipe, notifier]
     server = Server(Service(shop, limiter), listener, admin_listener, limiter, sources,
                     max_clients, max_clients_per_address)
-    stop_on_signals(server)
+    stop_on_signals(server, notifier)
     log_start(server)
+    notifier.send(READY)
     server.run()
     limiter.log_counts()
     shop.close()
     self_pipe.close()
+    notifier.close()
     log.info("stopped")
     return 0
 

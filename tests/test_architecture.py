@@ -21,6 +21,7 @@ ARROWS = {
     "text": "constants",
     "cli": "constants text",
     "log": "constants text",
+    "notify": "constants",
     "protocol": "constants text",
     "storage": "constants models text",
     "schema": "constants models storage text",
@@ -43,7 +44,8 @@ ARROWS = {
     "connection": "session",
     "listener": "connection constants protocol session text",
     "admin_socket": "constants listener protocol rpc text",
-    "server": "admin_socket cli connection constants db listener log service session storage text",
+    "server": "admin_socket cli connection constants db listener log notify service session "
+              "storage text",
     "terminal": "cli constants text",
     "keyfile": "constants log text",
     "console": "constants keyfile protocol terminal text",

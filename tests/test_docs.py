@@ -136,7 +136,7 @@ def test_architecture_diagram_has_every_import():
 def test_number_of_modules_is_told():
     names = {18: "Eighteen", 19: "Nineteen", 20: "Twenty", 21: "Twenty-one", 22: "Twenty-two",
              23: "Twenty-three", 24: "Twenty-four", 25: "Twenty-five", 26: "Twenty-six",
-             27: "Twenty-seven", 28: "Twenty-eight"}
+             27: "Twenty-seven", 28: "Twenty-eight", 29: "Twenty-nine"}
     for page in (read("README.md"), read("docs", "architecture.md")):
         assert "%s flat modules" % names[len(MODULES)] in page
 
@@ -286,7 +286,7 @@ def test_operations_page_has_every_log_event_with_its_keys():
 
 def test_operations_page_has_every_command():
     commands = table(read("docs", "operations.md"), "command")
-    named = {re.match(r"`admin\.py (\w+)", cell).group(1) for cell, _ in commands}
+    named = {re.match(r"`lavka-admin (\w+)", cell).group(1) for cell, _ in commands}
     assert named == set(re.findall(r"^    \((\w+), \[", read("admin.py"), re.MULTILINE))
 
 
@@ -294,11 +294,12 @@ def test_operations_page_has_every_command():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_files_named_exist(page):
-    names = re.findall(r"\b(?<!/)(?:[\w.-]+/)*[\w-]+\.(?:py|md|txt|service|svg)\b", read(page))
+    names = re.findall(
+        r"\b(?<!/)(?:[\w.-]+/)*[\w-]+\.(?:py|md|txt|service|timer|svg)\b", read(page))
     assert names
     for name in names:
         assert any(os.path.exists(os.path.join(ROOT, folder, name))
-                   for folder in ("", "docs", "tests")), name
+                   for folder in ("", "deploy", "docs", "tests")), name
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -320,8 +321,9 @@ def test_commands_named_exist(page):
     text = read(page)
     commands = re.findall(r"^    \((\w+), \[", read("admin.py"), re.MULTILINE)
     assert len(commands) > 4
-    for _, command in re.findall(r"admin\.py((?: --[\w-]+ \S+)*) ([a-z]+)", text):
-        assert command in commands
+    for _, command in re.findall(
+            r"(?:admin\.py|[ `(]lavka-admin)((?: --[\w-]+ \S+)*) ([a-z]+)", text):
+        assert command in commands, command
     assert not re.search(r"\bdb\.py(?: --[\w-]+ \S+)* (?:%s)\b" % "|".join(commands), text)
     targets = re.findall(r"^([\w-]+):", read("Makefile"), re.MULTILINE)
     for target in re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE):

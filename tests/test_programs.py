@@ -2,6 +2,7 @@
 """The real server.py in a subprocess: how it starts, serves several clients, and stops."""
 from __future__ import unicode_literals
 
+import contextlib
 import io
 import os
 import random
@@ -355,7 +356,7 @@ def test_a_second_signal_stops_it_at_once(program):
 
 # --- the log and the statistics -------------------------------------------------------------------
 
-FORGER = ("eve\n2026-01-01 00:00:00,000 INFO login nickname=\"admin\"\x1b[31m\u202e\" reason=\"",
+FORGER = ("eve\n2026-01-01T00:00:00.000Z INFO login nickname=\"admin\"\x1b[31m\u202e\" reason=\"",
           "\x9b31m")
 
 
@@ -370,7 +371,7 @@ def test_no_nickname_forges_a_line_or_colours_a_terminal(program):
     wait_for(lambda: program.log().count("reason=closed") == 2, "both to be gone")
     lines = program.log()[begin:].splitlines()
     assert len(lines) == 5                              # two logins, two logouts, a refusal
-    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO (login|logout|refused) ", line)
+    assert all(re.match(r"\d{4}-\d\d-\d\dT[\d:.]{12}Z INFO (login|logout|refused) ", line)
                for line in lines)
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", program.log())
     assert 'nickname="eve\\u000a2026-01-01' in program.log()
@@ -383,7 +384,7 @@ def test_start_and_stop_are_logged(start):
     assert player.line() is None
     player.close()                                      # or the server waits for that
     assert program.wait() == 0
-    lines = [line.split(None, 3)[3] for line in program.log().splitlines()]
+    lines = [line.split(None, 2)[2] for line in program.log().splitlines()]
     assert re.match(r'start version=\S+ python=\S+ engine="SQLite [\d.]+" database=".*lavka\.db" '
                     r'admin_socket=".*lavka\.db\.sock" max_clients=\d+ '
                     r'max_clients_per_address=\d+$', lines[0])
@@ -409,6 +410,74 @@ def test_beyond_loopback_it_says_what_a_nickname_is(start, host):
 
 def test_on_loopback_it_does_not(start):
     assert "passwords" not in start("--host", "127.0.0.1").log()
+
+
+# --- make play ------------------------------------------------------------------------------------
+
+needs_make = pytest.mark.skipif(not any(
+    os.access(os.path.join(path, "make"), os.X_OK)
+    for path in os.environ["PATH"].split(os.pathsep)), reason="there is no make here")
+
+
+@pytest.fixture
+def make_play(directory):
+    """Return a function that begins `make play` in a directory with the programs.
+
+    Its client ends at once, or with what is given as standard input.
+    """
+    for name in PROGRAMS:
+        os.symlink(os.path.join(ROOT, name), os.path.join(directory, name))
+
+    def begin(port, stdin=subprocess.PIPE):
+        return subprocess.Popen(
+            ["make", "-f", os.path.join(ROOT, "Makefile"), "-o", ".venv/play",
+             "PY=" + sys.executable, "play"], cwd=directory, stdin=stdin,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, close_fds=True,
+            env=environment(LAVKA_PORT=port))
+
+    return begin
+
+
+def server_log(directory):
+    with io.open(os.path.join(directory, "server.log"), encoding="utf-8") as file:
+        return file.read()
+
+
+@needs_make
+def test_make_play_appends_to_the_log(make_play, directory):
+    port = free_port()
+    for number in (1, 2):
+        output = make_play(port).communicate()[0]
+        assert b"Nickname" in output
+        log = server_log(directory)
+        assert log.count(" INFO listening on 127.0.0.1:%d\n" % port) == number
+        assert log.count(" INFO stopped\n") == number
+    # An earlier line is not one of this start.
+    with contextlib.closing(socket.socket()) as other:
+        other.bind(("127.0.0.1", port))
+        other.listen(1)
+        output = make_play(port).communicate()[0].decode("utf-8")
+    assert "cannot listen on" in output and "LAVKA_PORT=7778" in output
+    assert "Nickname" not in output and "listening on" not in output
+    assert server_log(directory).startswith(log)
+
+
+@needs_make
+def test_of_two_make_play_at_once_one_serves(make_play, directory):
+    """The other one does not take that server's line for its own server's."""
+    port = free_port()
+    reader, writer = os.pipe()                          # the players type nothing for now
+    try:
+        both = [make_play(port, reader) for _ in range(2)]
+        wait_for(lambda: [process for process in both if process.poll() is not None], "the second")
+        loser, = [process for process in both if process.poll() is not None]
+        assert b"Is there a server already?" in loser.communicate()[0]
+    finally:
+        os.close(writer)
+        os.close(reader)
+    assert b"Nickname" in b"".join(process.communicate()[0] for process in both
+                                   if process is not loser)
+    assert server_log(directory).count(" INFO listening on ") == 1
 
 
 # --- IPv6 -----------------------------------------------------------------------------------------

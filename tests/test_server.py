@@ -15,6 +15,7 @@ from conftest import (
     PATIENCE, Clock, Loop, Peer, account_of, both_storages, reason, request, wait_for)
 
 import constants
+import notify
 import server
 import session
 from connection import NOT_NOW, PEER_GONE, READ, WRITE, Phase
@@ -1011,7 +1012,7 @@ def test_the_first_signal_requests_the_stop_and_the_second_ends_at_once(loop):
     previous = [signal.getsignal(number) for number in numbers]
     try:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)    # whatever started the tests
-        server.stop_on_signals(loop.server)
+        server.stop_on_signals(loop.server, notify.Notifier({}))
         assert not loop.server.stop_requested
         signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
         assert loop.server.stop_requested

@@ -747,7 +747,7 @@ def stop_reading_the_log(start, rng, rounds):
         lines = reader.lines()
         copied += len(lines)
         for line in lines:
-            expect(re.match(br"\d{4}-\d\d-\d\d [\d:,]{12} [A-Z]+ [a-z]", line)
+            expect(re.match(br"\d{4}-\d\d-\d\dT[\d:.]{12}Z [A-Z]+ [a-z]", line)
                    and len(line) < LOG_LINE, "no line:", line)
         program = start()
         for trader in traders:
