@@ -357,7 +357,7 @@ class PostgreSQL(Storage):
         return self.database.execute_sql(sql.replace("?", "%s"), parameters)
 
     def stream(self, sql):
-        self.query("DECLARE stream NO SCROLL CURSOR FOR " + sql)
+        self.query("CLOSE ALL; DECLARE stream NO SCROLL CURSOR FOR " + sql)
         fetch = iter(lambda: self.query("FETCH 10000 FROM stream").fetchall(), [])
         return itertools.chain.from_iterable(fetch)
 
