@@ -54,7 +54,7 @@ class SQLite(Storage):
     def serve(self):
         path = self._path()
         self._check_exists(path)
-        _check_one_name(path, self.name)
+        check_one_name(path, self.name)
         with self._explained():
             self._files = HeldFiles(path)
         try:
@@ -186,7 +186,7 @@ class SQLite(Storage):
         if upgrade_only:
             self._check_exists(path)
         if os.path.exists(path):
-            _check_one_name(path, self.name)
+            check_one_name(path, self.name)
         # The page size comes first: it is fixed once the journal mode is set.
         self._connect(COMMAND_BUSY_SECONDS,
                       [("page_size", PAGE_SIZE)] + DURABLE + BESIDE_A_SERVER)
@@ -222,7 +222,7 @@ class SQLite(Storage):
     def changing(self):
         path = self._check_names()
         self._check_exists(path)
-        _check_one_name(path, self.name)
+        check_one_name(path, self.name)
         self._open(COMMAND_BUSY_SECONDS, DURABLE + BESIDE_A_SERVER)
         with contextlib.closing(self.database), self._transaction():
             yield
@@ -352,7 +352,7 @@ def _check_accounts(storage):
                          "the upgrade" % (show(row[0]), storage.name))
 
 
-def _check_one_name(path, name):
+def check_one_name(path, name):
     """Check that the file has no second name: SQLite's log has the name that was opened. Raises
     CannotOpen."""
     status = os.stat(path)

@@ -5,11 +5,11 @@ from __future__ import unicode_literals
 import contextlib
 import os
 
-from constants import COMMAND_BUSY_SECONDS, COPY_CACHE, PAGE_SIZE
+from constants import COMMAND_BUSY_SECONDS, PAGE_SIZE
 from files import HeldFiles
 from models import TABLES
 from schema import check_empty, create_tables
-from sqlite import BESIDE_A_SERVER, DURABLE, SQLite
+from sqlite import BESIDE_A_SERVER, DURABLE, SQLite, check_one_name
 from storage import CannotOpen
 
 
@@ -19,14 +19,15 @@ class SQLiteTarget(SQLite):
     # The page size comes first: it is fixed once the journal mode is set. Foreign keys are not
     # checked: that takes as long as all the rest, and a damaged ledger is copied as it is.
     PRAGMAS = ([("page_size", PAGE_SIZE)] + DURABLE + BESIDE_A_SERVER
-               + [("foreign_keys", 0), ("cache_size", -COPY_CACHE // 1024)])
+               + [("foreign_keys", 0)])
 
     @contextlib.contextmanager
     def receiving(self, source):
         path = self._check_names()
-        if (isinstance(source, SQLite) and os.path.exists(path)
-                and os.path.samefile(path, source.name)):
-            raise CannotOpen("%s is the database that is to be copied" % self.name)
+        if os.path.exists(path):
+            if isinstance(source, SQLite) and os.path.samefile(path, source.name):
+                raise CannotOpen("%s is the database that is to be copied" % self.name)
+            check_one_name(path, self.name)
         with self._explained():
             files = HeldFiles(path)
         try:

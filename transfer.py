@@ -89,7 +89,7 @@ def _check(model, rows):
         for field, value in zip(fields, row):
             problem = _problem(field, [value])
             if problem:
-                raise CommandFailed("%s cannot be copied: its %s %s" % (
+                raise CommandFailed("%s cannot be copied: its column %s %s" % (
                     _NAMES[model] % show(row[0]), field.column_name, problem))
 
 
