@@ -7,7 +7,7 @@ import re
 
 from models import TABLES
 from postgresql import PostgreSQL
-from schema import check_empty, create_tables
+from schema import check_empty
 from storage import CannotOpen
 from text import Text
 
@@ -45,7 +45,7 @@ class PostgreSQLTarget(PostgreSQL):
             with self._transaction():
                 self._lock_tables()
                 check_empty(self.database, self.name)
-                create_tables(self.database, self.name)
+                self._create_missing()
                 self._connector.check_alone(self.database)
                 constraints = self.query(_FOREIGN_KEYS).fetchall()
                 for drop, _ in constraints:
