@@ -13,25 +13,30 @@ IN_FRONT = if [ -t 0 ]; then set -m; trap '' TSTP; fi; in_front() { "$$@" || [ $
 .PHONY: play server client stats test test-all lint coverage torture bench \
         screenshot clean
 
+# Its lines are appended to server.log, and it listens when those of this start say so. The lock of
+# the start keeps another `make play` from writing such a line meanwhile.
 play: .venv/play                ## tables, a server in the background, the client in front
 	@$(PY) db.py
 	@$(IN_FRONT); \
-	log=server.log.$$$$; \
-	$(PY) server.py 2>$$log & server=$$!; \
+	exec 9>>server.log || exit 1; \
+	if command -v flock >/dev/null; then flock 9; fi; \
+	begin=$$(wc -c <server.log); \
+	log_of_start() { tail -c +$$((begin + 1)) server.log; }; \
+	$(PY) server.py 2>>server.log 9>&- & server=$$!; \
 	trap 'kill $$server 2>/dev/null; wait $$server 2>/dev/null' EXIT; \
 	trap 'kill $$server; exit 1' HUP INT TERM; \
-	until grep -q 'listening on' $$log; do \
+	until log_of_start | grep -q '^[^ ]* INFO listening on'; do \
 		if ! kill -0 $$server 2>/dev/null; then \
-			cat $$log; \
+			log_of_start; \
 			echo 'Is there a server already? Join it with: make client'; \
-			if grep -q 'cannot listen' $$log; then \
+			if log_of_start | grep -q '^[^ ]* ERROR cannot listen'; then \
 				echo 'If it is not yours: LAVKA_PORT=7778 make play, and so with make client'; \
 			fi; \
-			rm $$log; exit 1; \
+			exit 1; \
 		fi; \
 		sleep 0.1; \
 	done; \
-	mv $$log server.log; \
+	exec 9>&-; \
 	in_front $(PY) client.py
 
 server: .venv/play              ## a server in front; Ctrl-C stops it

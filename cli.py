@@ -10,7 +10,7 @@ import select
 import signal
 import sys
 
-from constants import DATABASE, HOST, MAX_REASON, PORT, VERSION
+from constants import DATABASE, HOST, MAX_REASON, METRICS_PORT, PORT, VERSION
 from text import Text, is_whole, quote
 
 
@@ -46,11 +46,15 @@ class Parser(argparse.ArgumentParser):
             self.add_argument("--version", action="version", version="Lavka %s" % VERSION)
 
     def add_option(self, name, kind, default, meaning):
-        """Add --NAME, whose default is the variable LAVKA_NAME, or else `default`."""
-        variable = "LAVKA_" + name.upper()
-        self.variables.append((name, variable, kind, default))
+        """Add --NAME, whose default is the variable LAVKA_NAME, or else `default`.
+
+        None stands for a default that the meaning tells.
+        """
+        variable = "LAVKA_" + name.upper().replace("-", "_")
+        self.variables.append((name.replace("-", "_"), variable, kind, default))
         self.add_argument("--" + name, metavar=name.upper(), type=kind,
-                          help="%s (default: %s, or %s)" % (meaning, variable, default))
+                          help="%s (default: %s%s)" % (
+                              meaning, variable, "" if default is None else ", or %s" % default))
 
     def parse_known_args(self, *arguments, **options):
         chosen, rest = super(Parser, self).parse_known_args(*arguments, **options)
@@ -79,6 +83,27 @@ def add_database_option(parser):
                       "an SQLite file, or postgresql://user:password@host/name")
 
 
+def add_admin_socket_option(parser):
+    """Add --admin-socket; without one it is None, for `admin_socket.default_path`.
+
+    That needs a port. A program without --port has LAVKA_PORT in the options, or the default.
+    """
+    parser.add_option("admin-socket", path, None, "the Unix socket for operators; without one, "
+                      "DATABASE.sock, or lavka-PORT.sock with a PostgreSQL")
+    if not any(variable == "LAVKA_PORT" for _, variable, _, _ in parser.variables):
+        parser.variables.append(("port", "LAVKA_PORT", port, PORT))
+        parser.set_defaults(port=None)
+
+
+def add_exporter_options(parser):
+    """Add the options of deploy/exporter.py; `listen` is (port, host)."""
+    add_database_option(parser)
+    add_admin_socket_option(parser)
+    parser.add_argument("--listen", type=port_and_host, default=(METRICS_PORT, HOST),
+                        metavar="[HOST:]PORT", help="where Prometheus asks (default: %s:%d)"
+                        % (HOST, METRICS_PORT))
+
+
 # --- types of arguments -----------------------------------------------------------------------
 # Each takes a word of the command line or the environment, which is bytes on 2.7. Each raises
 # ArgumentTypeError for what it does not accept.
@@ -104,6 +129,12 @@ def port(argument):
         raise argparse.ArgumentTypeError(
             "%s is not a port; ports are 0 to 65535" % quote(text(argument)))
     return number
+
+
+def port_and_host(argument):
+    """Return (port, host) of [HOST:]PORT; an IPv6 address is in brackets, or not."""
+    host, _, number = text(argument).rpartition(":")
+    return port(number), host.strip("[]") or HOST
 
 
 def path(argument):

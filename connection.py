@@ -40,8 +40,8 @@ class Connection(Session):
     """A session over a socket."""
     __slots__ = ("sock", "phase", "interest", "write_deadline")
 
-    def __init__(self, sock, address):
-        super(Connection, self).__init__(address)
+    def __init__(self, sock, address, methods):
+        super(Connection, self).__init__(address, methods)
         self.sock = sock
         self.phase = OPEN
         self.interest = 0                   # events that the selector waits for

@@ -4,7 +4,7 @@ from __future__ import unicode_literals
 
 from collections import OrderedDict
 
-VERSION = "1.2"
+VERSION = "1.3"
 
 # --- the shop ---------------------------------------------------------------------------------
 
@@ -35,6 +35,7 @@ BACK = "back"                 # at the question for an item: return to the optio
 
 HOST = "127.0.0.1"            # loopback: whoever can connect can play every unprotected account
 PORT = 7777                   # above 1023, so no privileges; easy to remember
+METRICS_PORT = 9777           # of the exporter: easy to remember beside the other
 DATABASE = "lavka.db"         # in the working directory
 
 # --- the wire (bytes, or characters where it says so) -----------------------------------------
@@ -56,7 +57,9 @@ MAX_CLIENTS_PER_ADDRESS = 2000    # of these, for addresses that are not loopbac
                               # office or a carrier's NAT shares one, and leaves room for others
 SPARE_CLIENTS = 16            # connections beyond MAX_CLIENTS that linger after server_full;
                               # further ones are closed without
-SPARE_DESCRIPTORS = 32        # kept free for SQLite, its write-ahead log, the log and the listener
+MAX_OPERATORS = 8             # connections to the admin socket; programs ask and close
+UNIX_PATH_SIZE = 107          # bytes of a Unix socket's address (unix(7)); longer ones go by /proc
+SPARE_DESCRIPTORS = 32        # kept free for these, SQLite, its write-ahead log, the log, listeners
 PORT_ATTEMPTS = 10            # to find a port that is free on every address of a name
 LISTEN_QUEUE = 1024           # connections that the kernel completes before they are accepted; a
                               # login storm comes at once
@@ -68,7 +71,16 @@ TICK_SECONDS = 0.1            # time budget for requests in a tick; connections 
                               # in the next; bounds what a stop waits for
 POLLS_PER_COMMIT = 3          # polls in a tick while there is something to commit: one fsync for
                               # all that they bring; not more, or their replies come late
+PLAYERS_PAGE = 250            # players told in one reply, in some 5 ms: all others wait meanwhile
+PLAYERS_PAGE_SIZE = 32768     # bytes of them at most, so that they fit into a line
 HIGH_WATER = 262144           # unsent bytes at which a connection is no longer read nor served
+
+# --- the statistics (seconds) -----------------------------------------------------------------
+
+# Upper bounds of the histograms of commits and ticks. The first four tell a fast disk from a slow
+# one and from a database across a network. The others are where players notice: the time budget of
+# a tick, the busy timeout, and a second.
+HISTOGRAM_BOUNDS = (0.0005, 0.002, 0.005, 0.02, 0.1, 0.25, 1.0)
 
 # --- the log (bytes, or lines where it says so) -----------------------------------------------
 
@@ -160,6 +172,9 @@ LOG_SUMMARY_SECONDS = 10      # between two counts of the lines that rate-limite
 LOG_EXIT_SECONDS = 0.2        # to write the last lines at the exit, if the reader is slow
 REPLY_SECONDS = 5             # for the server to answer a client
 WAITING_NOTICE_SECONDS = 0.5  # until a player is told that the client waits for the server
+
+WATCHDOG_PINGS = 2            # of the loop in the time of systemd's watchdog: one may come late, as
+                              # sd_watchdog_enabled(3) recommends
 
 NICKNAME_FREED_SECONDS = 30   # until a nickname whose client vanished is free, as promised
 

@@ -29,9 +29,8 @@ from log import monotonic
 from models import Trade
 from postgresql import PostgreSQL
 from sqlite import SQLite
-from storage import (STORAGE_ERRORS, URL, CannotOpen, HeldElsewhere, NoRoom, UnusableRow,
-                     describe)
-from text import Text, excerpt
+from storage import STORAGE_ERRORS, CannotOpen, HeldElsewhere, NoRoom, UnusableRow, describe
+from text import URL, Text, excerpt
 
 log = logging.getLogger("lavka.db")
 

@@ -9,8 +9,8 @@ import sys
 from collections import Counter, OrderedDict
 
 import constants
-from connection import NOT_NOW, PEER_GONE
-from protocol import address
+from connection import NOT_NOW, PEER_GONE, READ
+from protocol import TCP_METHODS, address
 from session import FOREVER
 from text import excerpt
 
@@ -22,12 +22,26 @@ class Listener(object):
 
     Out of descriptors a socket stays readable, and the loop would spin; so the listener pauses.
     """
+    methods = TCP_METHODS               # for those who are accepted
+    batch = constants.ACCEPT_BATCH      # how many are accepted at once
 
     def __init__(self, sockets, limiter):
         self.sockets = sockets
         self.limiter = limiter              # of log lines
+        self.is_open = True                 # whether further clients are to be accepted
         self.is_registered = False          # whether the loop waits for its sockets
         self.resume_at = -FOREVER           # time at which the pause ends
+
+    def register(self, selector, now):
+        """Register its sockets at the selector while it accepts clients, else unregister them."""
+        accepts = self.is_open and now >= self.resume_at
+        if accepts != self.is_registered:
+            for sock in self.sockets:
+                if accepts:
+                    selector.register(sock, READ, self)
+                else:
+                    selector.unregister(sock)
+            self.is_registered = accepts
 
     def accept(self, sock, now):
         """Accept a batch of clients on one of the sockets; returns their [(socket, address)].
@@ -35,9 +49,9 @@ class Listener(object):
         `now` is the time.
         """
         accepted = []
-        while now >= self.resume_at and len(accepted) < constants.ACCEPT_BATCH:
+        while now >= self.resume_at and len(accepted) < self.batch:
             try:
-                accepted.append(sock.accept())
+                accepted.append(self.accept_one(sock))
             except socket.error as error:
                 if error.errno in PEER_GONE:            # a client that has given up
                     continue
@@ -48,6 +62,10 @@ class Listener(object):
                                   errno.errorcode.get(error.errno, error.errno))
                 break
         return accepted
+
+    def accept_one(self, sock):
+        """Return (socket, address of its peer) of the next client. Raises socket.error."""
+        return sock.accept()
 
     def log_addresses(self):
         """Log where clients are accepted, with the real port."""
@@ -67,18 +85,26 @@ class Listener(object):
 # --- how many connections an address has ------------------------------------------------------
 
 class AddressCounts(object):
-    """Counts the open connections of each network; loopback is not counted."""
+    """Counts the open connections of each network; loopback is not counted.
 
-    def __init__(self):
+    The first of those beyond `limit` is logged.
+    """
+
+    def __init__(self, limit, limiter):
+        self.limit = limit
+        self.limiter = limiter              # of log lines
         self.counts = Counter()             # network -> connections; none has 0
 
     def add(self, host):
-        """Count a connection; returns how many its network has now, 0 for loopback."""
+        """Count a connection; returns whether its network has more than the limit now."""
         key = network(host)
         if key is None:
-            return 0
+            return False
         self.counts[key] += 1
-        return self.counts[key]
+        is_crowded = self.counts[key] > self.limit
+        if is_crowded and self.limiter.is_first(logging.WARNING, "address_full"):
+            log.warning("address_full address=%s", excerpt(host))
+        return is_crowded
 
     def discard(self, host):
         """Count a connection that has ended."""
@@ -109,11 +135,10 @@ def network(host):
 class CannotListen(Exception):
     """An address cannot be served; the text is one sentence for whoever started the program."""
 
-    def __init__(self, host, port, error):
-        super(CannotListen, self).__init__("cannot listen on %s: %s" % (
-            address(host, port), getattr(error, "strerror", "no such host")))
+    def __init__(self, place, reason, host=None, errno=None):
+        super(CannotListen, self).__init__("cannot listen on %s: %s" % (place, reason))
         self.host = host
-        self.errno = getattr(error, "errno", None)
+        self.errno = errno
 
 
 # Errnos of socket(2) and bind(2): this machine has no such address, or none of that family.
@@ -129,7 +154,7 @@ def listen(host, port):
     try:
         found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
     except (socket.error, UnicodeError) as error:       # UnicodeError: a host name that is none
-        raise CannotListen(host, port, error)
+        raise CannotListen(address(host, port), getattr(error, "strerror", "no such host"))
     places = list(OrderedDict.fromkeys((family, place) for family, _, _, _, place in found))
     attempts = 1 if port else constants.PORT_ATTEMPTS
     while True:
@@ -181,7 +206,7 @@ def _listen_on(family, place, has_ipv4):
     except socket.error as error:
         if sock is not None:
             sock.close()
-        raise CannotListen(place[0], place[1], error)
+        raise CannotListen(address(*place[:2]), error.strerror, place[0], error.errno)
 
 
 def set_options(sock):

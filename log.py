@@ -38,6 +38,10 @@ except ImportError:                                     # 2.7: asks the C librar
 
 STDERR = 2
 
+# Prefixes of a line's level in systemd's journal (sd-daemon(3)).
+PRIORITIES = {logging.DEBUG: "<7>", logging.INFO: "<6>", logging.WARNING: "<4>",
+              logging.ERROR: "<3>", logging.CRITICAL: "<2>"}
+
 # Errors of write(2) that pass: a reader that is behind, a full disk or quota, a file at its limit.
 # After any other, nobody will ever get what was written.
 TEMPORARY = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR, errno.ENOBUFS, errno.ENOSPC,
@@ -50,22 +54,39 @@ class LineFormatter(logging.Formatter):
     """Formats each line of a message as a line of the log, with time and level; the lines of a
     traceback are indented. Control characters are escaped, and long lines and tracebacks cut.
 
-    `encoding` is that in which the lines are written: their limit is in bytes.
+    `encoding` is that in which the lines are written: their limit is in bytes. systemd's journal
+    has a time of its own for each line, and takes its level from a prefix (`is_for_journal`).
     """
     ROOM = LOG_LINE - len("...+1234567890\n")
     SHORT = ROOM // MAX_ESCAPE          # characters that fit whatever they are
 
-    def __init__(self, encoding="utf-8"):
+    def __init__(self, encoding="utf-8", is_for_journal=False):
         super(LineFormatter, self).__init__()
         self.encoding = encoding
+        self.is_for_journal = is_for_journal
+        self.last_second = (None, "")   # second since the epoch, and its text
 
     def format(self, record):
-        begin = "%s %s " % (self.formatTime(record), record.levelname)
+        if self.is_for_journal:
+            begin = PRIORITIES[record.levelno]
+            indent = begin + "    "
+        else:
+            begin = "%s %s " % (self.formatTime(record), record.levelname)
+            indent = "    "
         lines = [begin + line for line in record.getMessage().split("\n")]
         if record.exc_info:
-            lines += ["    " + line for line in self.traceback_lines(record)]
+            lines += [indent + line for line in self.traceback_lines(record)]
         return "\n".join([escape(line) if len(line) <= self.SHORT else
                           "".join(cut(line, self.ROOM, escape, self.encoding)) for line in lines])
+
+    def formatTime(self, record, datefmt=None):
+        """Return the time of a record, in UTC (ISO 8601)."""
+        second = int(record.created)
+        known, text = self.last_second
+        if second != known:
+            text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self.last_second = second, text
+        return "%s.%03dZ" % (text, record.msecs)
 
     def traceback_lines(self, record):
         """Return the lines of the traceback, of a long one the first and the last."""
@@ -95,7 +116,7 @@ class LogWriter(logging.Handler):
     def __init__(self):
         super(LogWriter, self).__init__()
         self.encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
-        self.setFormatter(LineFormatter(self.encoding))
+        self.setFormatter(LineFormatter(self.encoding, is_journal()))
         self.write, self.most = open_stderr()
         self.buffer = bytearray()       # lines to write; the first may have begun already
         self.lost = 0                   # number of lines lost since the start
@@ -162,6 +183,16 @@ class LogWriter(logging.Handler):
         while self.buffer and monotonic() < deadline:
             time.sleep(LOG_EXIT_SECONDS / 20)
             self.write_buffer()
+
+
+def is_journal():
+    """Return whether standard error is systemd's journal.
+
+    The variable alone does not tell: a child with another standard error inherits it
+    (systemd.exec(5)).
+    """
+    status = os.fstat(STDERR)
+    return os.environ.get("JOURNAL_STREAM") == "%d:%d" % (status.st_dev, status.st_ino)
 
 
 def open_stderr():

@@ -28,6 +28,7 @@ class Players(dict):
         account, is_new = self.shop.login(nickname, key)
         self[nickname] = session
         session.account = account
+        session.login_time = self.clock()
         session.deadline = FOREVER
         if account.is_dirty:
             self.group.uncommitted_logins.add(session)

@@ -7,6 +7,7 @@ import re
 
 from models import TABLES
 from postgresql import PostgreSQL
+from postgresql_connection import duplicate_socket
 from schema import check_empty
 from storage import CannotOpen
 from text import Text
@@ -43,6 +44,8 @@ class PostgreSQLTarget(PostgreSQL):
                     source.query(_IDENTITY).fetchone() == self.query(_IDENTITY).fetchone()):
                 raise CannotOpen("%s is the database that is to be copied" % self.name)
             with self._transaction():
+                # A server that vanishes ends COPY after 20 s; libpq alone would wait for minutes.
+                duplicate_socket(self.database.connection()).close()
                 self._lock_tables()
                 check_empty(self.database, self.name)
                 self._create_missing()

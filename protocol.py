@@ -124,20 +124,27 @@ def _item_problem(item):
     return None if type(item) is Text else "An item's name is text."
 
 
-# A method: the names of its params; how many of them it needs, the others may be missing; whether
-# it needs a login; whether its reply tells of the account, and so waits until the account's changes
-# are stored.
-Method = namedtuple("Method", "params required needs_login tells_account")
+TCP, ADMIN = frozenset(["TCP"]), frozenset(["admin socket"])
+
+# A method: the sockets on which it exists; the names of its params; how many of them it needs, the
+# others may be missing; whether it needs a login; whether its reply tells of the account, and so
+# waits until the account's changes are stored.
+Method = namedtuple("Method", "sockets params required needs_login tells_account")
 METHODS = {
-    "login": Method(("nickname", "key"), 1, needs_login=False, tells_account=True),
-    "ping": Method((), 0, needs_login=False, tells_account=False),
-    "buy": Method(("item",), 1, needs_login=True, tells_account=True),
-    "sell": Method(("item",), 1, needs_login=True, tells_account=True),
-    "logout": Method((), 0, needs_login=True, tells_account=False),
-    "protect": Method(("key",), 1, needs_login=True, tells_account=True),
-    "stats": Method((), 0, needs_login=False, tells_account=False),
+    "login": Method(TCP, ("nickname", "key"), 1, needs_login=False, tells_account=True),
+    "ping": Method(TCP | ADMIN, (), 0, needs_login=False, tells_account=False),
+    "buy": Method(TCP, ("item",), 1, needs_login=True, tells_account=True),
+    "sell": Method(TCP, ("item",), 1, needs_login=True, tells_account=True),
+    "logout": Method(TCP, (), 0, needs_login=True, tells_account=False),
+    "protect": Method(TCP, ("key",), 1, needs_login=True, tells_account=True),
+    "stats": Method(ADMIN, (), 0, needs_login=False, tells_account=False),
+    "players": Method(ADMIN, ("after",), 0, needs_login=False, tells_account=False),
+    "kick": Method(ADMIN, ("nickname",), 1, needs_login=False, tells_account=False),
 }
-_PARAM_PROBLEMS = {"nickname": nickname_problem, "key": key_problem, "item": _item_problem}
+TCP_METHODS = {name: method for name, method in METHODS.items() if TCP <= method.sockets}
+ADMIN_METHODS = {name: method for name, method in METHODS.items() if ADMIN <= method.sockets}
+_PARAM_PROBLEMS = {"nickname": nickname_problem, "after": nickname_problem, "key": key_problem,
+                   "item": _item_problem}
 
 
 # --- bytes to lines ---------------------------------------------------------------------------
@@ -288,38 +295,39 @@ _OTHER_PROTOCOL = re.compile(
 _TLS = b"\x16\x03"              # a handshake may have no end of line
 
 
-def parse(line):
+def parse(line, methods):
     """Return the Request in a line from a client, or a list of them for a batch.
 
-    A request that is wrong in itself is returned with its error, so that those beside it in a
-    batch are carried out. A line without any request is returned as one Request with an error.
+    `methods` are those of its socket: TCP_METHODS or ADMIN_METHODS. A request that is wrong in
+    itself is returned with its error, so that those beside it in a batch are carried out. A line
+    without any request is returned as one Request with an error.
     """
     match = _PLAIN(line)                # much faster than the decoder, for the same Request
     if match is not None:
         id, method, param, value, id_at_end = match.groups()
         method = _PLAIN_METHODS.get((method, param))
-        if method is not None and (id is None) != (id_at_end is None):
+        if method in methods and (id is None) != (id_at_end is None):
             return Request(int(id or id_at_end), True, method,
                            () if value is None else (Text(value, "ascii"),))
     match = _OTHER_PROTOCOL(line)
     if match is not None:
         error = RpcError(None, "This is another protocol.", {"reason": match.lastgroup})
         return Request(None, False, error=error)
-    return _parse_json(line)
+    return _parse_json(line, methods)
 
 
-def _parse_json(line):
+def _parse_json(line, methods):
     try:
         value = _decode(line)
     except ValueError:
         return refused(ErrorCode.PARSE_ERROR.error("This is not JSON in UTF-8."))
     if type(value) is not list:
-        return _request(value)
+        return _request(value, methods)
     if not value:
         return _invalid(None, "A batch has at least one request.")
     if len(value) > MAX_BATCH:
         return _invalid(None, "A batch has at most %d requests." % MAX_BATCH)
-    return [_request(one) for one in value]
+    return [_request(one, methods) for one in value]
 
 
 def refused(error):
@@ -330,7 +338,7 @@ def refused(error):
     return Request(None, True, error=error)
 
 
-def _request(value):
+def _request(value, methods):
     if type(value) is not dict:
         return _invalid(None, "A request is an object.")
     id = value.get("id")
@@ -345,16 +353,13 @@ def _request(value):
     if type(params) not in _PARAMS_TYPES:
         return _invalid(id, "\"params\" are an object or an array.")
     wants_reply = "id" in value
-    if method not in METHODS:
-        return Request(id, wants_reply, error=method_not_found())
+    if method not in methods:
+        return Request(id, wants_reply,
+                       error=ErrorCode.METHOD_NOT_FOUND.error("There is no method of that name."))
     arguments, problem = _arguments(method, params)
     if problem:
         return Request(id, wants_reply, error=ErrorCode.INVALID_PARAMS.error(problem))
     return Request(id, wants_reply, method, arguments)
-
-
-def method_not_found():
-    return ErrorCode.METHOD_NOT_FOUND.error("There is no method of that name.")
 
 
 def _invalid(id, problem):
@@ -367,7 +372,7 @@ def _arguments(method, params):
 
     Only the last params may be missing, so that names and positions mean the same. They are None.
     """
-    names, required, _, _ = METHODS[method]
+    names, required = METHODS[method].params, METHODS[method].required
     number = len(params)
     values = ()
     if required <= number <= len(names):
@@ -443,46 +448,6 @@ def parse_response(line):
     data = data if type(data) is dict else {}
     return value["id"], None, RpcError(error["code"], error["message"], data)
 
-
-# Checks of results, by the client: each returns what it has checked. They raise ValueError,
-# KeyError or TypeError for a result of another shape.
-
-def read_login(result):
-    """Return the result of `login`."""
-    for item in result["catalog"]:
-        _expect(item["name"], Text)
-        _expect(item["price"], int)
-    _expect(result["created"], bool)
-    read_account(result)
-    return result
-
-
-def read_account(result):
-    """Return the account in the result of `buy` or `sell`."""
-    account = result["account"]
-    _expect(account["nickname"], Text)
-    _expect(account["credits"], int)
-    for item in _expect(account["items"], list):
-        _expect(item, Text)
-    return account
-
-
-def read_true(result):
-    """Return the result of `protect`."""
-    if result is not True:
-        raise ValueError("not what the protocol says")
-    return result
-
-
-def read_stats(result):
-    """Return the result of `stats`."""
-    return _expect(result, dict)
-
-
-def _expect(value, kind):
-    if type(value) is not kind:
-        raise ValueError("not of the type that the protocol says")
-    return value
 
 
 def address(host, port):

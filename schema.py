@@ -6,7 +6,8 @@ import time
 
 from constants import DATABASE
 from models import TABLES, Account, Trade
-from storage import STORAGE_ERRORS, URL, CannotOpen, describe
+from storage import STORAGE_ERRORS, CannotOpen, describe
+from text import URL
 
 
 def is_outdated(database):

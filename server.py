@@ -1,7 +1,8 @@
 # -*- coding: utf-8 -*-
 """The event loop: every client's connection, in one thread.
 
-    python server.py [--host HOST] [--port PORT] [--database DATABASE] [--log-level LEVEL]
+    python server.py [--host HOST] [--port PORT] [--database DATABASE] [--admin-socket PATH]
+                     [--log-level LEVEL]
 
 One pass of the loop, `Server.tick`, reads, has the service apply what was read and commit once, and
 only then sends the replies; docs/architecture.md follows a request through it.
@@ -31,11 +32,13 @@ except ImportError:                                     # 2.7
 
 import cli
 import constants
+from admin_socket import AdminListener, default_path
 from connection import (CLOSED, FLUSHING, LINGERING, NOT_NOW, OPEN, PEER_GONE, READ, Connection,
                         select)
 from db import Shop
 from listener import AddressCounts, CannotListen, Listener, listen
 from log import LogRateLimiter, log_to_stderr, monotonic
+from notify import READY, STOPPING, Notifier
 from service import Service
 from session import FOREVER, peer
 from storage import CannotOpen
@@ -45,7 +48,7 @@ log = logging.getLogger("lavka.server")
 
 
 class Server(object):
-    """The event loop over a service and a `Listener`.
+    """The event loop over a service, a `Listener` for clients and one for operators.
 
     At most `max_clients` connections are served at once, `max_clients_per_address` of one address.
     `sources` are further sources of events: each has `socket`, None or what to watch, with
@@ -53,18 +56,20 @@ class Server(object):
     `do_pending_work(clock)` for periodic work. `clock` returns seconds.
     """
 
-    def __init__(self, service, listener, limiter, sources=(), max_clients=constants.MAX_CLIENTS,
+    def __init__(self, service, listener, admin_listener, limiter, sources=(),
+                 max_clients=constants.MAX_CLIENTS,
                  max_clients_per_address=constants.MAX_CLIENTS_PER_ADDRESS, clock=monotonic):
         self.service = service
-        self.listener = listener
+        self.listener, self.admin_listener = self.listeners = listener, admin_listener
         self.limiter = limiter              # of log lines
         self.sources = sources
         self.max_clients = max_clients
-        self.max_clients_per_address = max_clients_per_address
+        service.statistics.max_clients = max_clients
         self.clock = clock
         self.now = clock()                  # time of the last poll
-        self.connections = set()
-        self.addresses = AddressCounts()    # of these connections
+        self.connections = set()            # of clients
+        self.operators = set()              # connections to the admin socket
+        self.addresses = AddressCounts(max_clients_per_address, limiter)    # of these clients
         self.runnable = OrderedDict()       # connections with a turn in the next tick; values None
         self.timed = set()                  # connections that may have a deadline
         self.closing = []                   # connections to close at the end of this tick
@@ -74,7 +79,7 @@ class Server(object):
         self.is_stopping = False            # set between two ticks
 
         self.selector = selectors.DefaultSelector()
-        self.update_listener()
+        self.update_listeners()
         self.update_sources()
 
     # --- the loop -----------------------------------------------------------------------------
@@ -85,7 +90,8 @@ class Server(object):
             self.tick()
         self.is_stopping = True
         log.info("stop clients=%d players=%d", len(self.connections), len(self.service.players))
-        self.update_listener()
+        self.listener.is_open = False
+        self.update_listeners()
         self.listener.close()
         deadline = self.clock() + constants.STOP_SECONDS
         for connection in list(self.connections):
@@ -93,9 +99,10 @@ class Server(object):
         self.service.end_tick(0)
         while self.connections and self.clock() < deadline:
             self.tick(deadline - self.clock())
-        for connection in list(self.connections):
+        for connection in self.connections | self.operators:
             self.abort(connection, "stop")
             self.close(connection)
+        self.admin_listener.close()
         self.service.end_tick(0)
 
     def tick(self, timeout=None):
@@ -122,7 +129,7 @@ class Server(object):
         self.update_changed()
         while self.closing:
             self.close(self.closing.pop())
-        self.update_listener()
+        self.update_listeners()
         self.update_sources()
         self.service.end_tick(self.clock() - begin)
 
@@ -130,7 +137,7 @@ class Server(object):
         """Return how long this tick may sleep: until something is to be done without any event."""
         if self.runnable or self.service.has_changes():
             return 0
-        if self.timed or self.listener.resume_at > self.now \
+        if self.timed or any(listener.resume_at > self.now for listener in self.listeners) \
                 or any(source.has_pending_work() for source in self.sources):
             until_sweep = max(0, self.next_sweep - self.clock())
             return until_sweep if timeout is None else min(timeout, until_sweep)
@@ -158,9 +165,9 @@ class Server(object):
                     ready.append(target)
                 if mask & READ:
                     self.read(target)
-            elif target is self.listener:
-                accepted += [self.add_connection(sock, address) for sock, address
-                             in self.listener.accept(key.fileobj, self.now)]
+            elif isinstance(target, Listener):
+                accepted += [self.add_connection(sock, address, target.methods) for sock, address
+                             in target.accept(key.fileobj, self.now)]
             else:
                 target()
         return ready + accepted
@@ -172,16 +179,18 @@ class Server(object):
                 self.runnable[connection] = None        # `poll` gives these no second turn
                 connection.register(self.selector)
 
-    def add_connection(self, sock, address):
+    def add_connection(self, sock, address, methods):
         """Begin a connection on an accepted socket; returns it."""
         sock.setblocking(False)
-        connection = Connection(sock, address)
-        self.connections.add(connection)
-        self.timed.add(connection)
-        excess = len(self.connections) - self.max_clients
-        is_crowded = self.addresses.add(address[0]) > self.max_clients_per_address
-        if is_crowded and self.limiter.is_first(logging.WARNING, "address_full"):
-            log.warning("address_full address=%s", excerpt(address[0]))
+        connection = Connection(sock, address, methods)
+        if connection.is_operator():
+            self.operators.add(connection)
+            excess, is_crowded = 0, len(self.operators) > constants.MAX_OPERATORS
+        else:
+            self.connections.add(connection)
+            self.timed.add(connection)
+            excess = len(self.connections) - self.max_clients
+            is_crowded = self.addresses.add(address[0])
         self.service.open(connection, is_full=is_crowded or excess > 0)
         self.read(connection)               # its first request has mostly arrived by now
         if is_crowded or excess > constants.SPARE_CLIENTS:
@@ -243,7 +252,7 @@ class Server(object):
             if has_requests:
                 if connection.is_served():
                     self.runnable[connection] = None
-            elif connection.input_ended or self.is_stopping:
+            elif connection.input_ended or self.is_stopping and not connection.is_operator():
                 self.service.close(connection, "closed" if connection.input_ended else "stop")
         if connection.close_reason is not None:
             self.close_after_flush(connection)
@@ -292,8 +301,12 @@ class Server(object):
             connection.interest = 0
         connection.sock.close()
         self.service.forget(connection)
-        self.connections.discard(connection)
-        self.addresses.discard(connection.address[0])
+        if connection.is_operator():
+            self.operators.discard(connection)
+        else:
+            self.connections.discard(connection)
+            self.addresses.discard(connection.address[0])
+        self.admin_listener.keep_spare()    # the descriptor that is free now, if it has none
         self.timed.discard(connection)
         self.runnable.pop(connection, None)
 
@@ -313,17 +326,10 @@ class Server(object):
 
     # --- the other sources of events ----------------------------------------------------------
 
-    def update_listener(self):
-        """Register the listener, or not, by the same rule in every tick."""
-        listener = self.listener
-        accepts = not self.is_stopping and self.now >= listener.resume_at
-        if accepts != listener.is_registered:
-            for sock in listener.sockets:
-                if accepts:
-                    self.selector.register(sock, READ, listener)
-                else:
-                    self.selector.unregister(sock)
-            listener.is_registered = accepts
+    def update_listeners(self):
+        """Register each listener, or not, by the same rule in every tick."""
+        for listener in self.listeners:
+            listener.register(self.selector, self.now)
 
     def update_sources(self):
         """Register the sockets that the sources have now; one that was replaced is closed."""
@@ -391,7 +397,7 @@ class SelfPipe(object):
         pass
 
 
-def stop_on_signals(server):
+def stop_on_signals(server, notifier):
     """Let a signal stop the server gracefully, and a second one end it at once."""
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:       # nohup(1)
@@ -401,6 +407,7 @@ def stop_on_signals(server):
         for number in numbers:
             signal.signal(number, signal.SIG_DFL)
         server.stop_requested = True
+        notifier.send(STOPPING)
 
     for number in numbers:
         signal.signal(number, stop)
@@ -411,6 +418,7 @@ def main(arguments=None):
     parser = cli.Parser(description="Serve the shop until SIGINT, SIGTERM or SIGHUP.")
     cli.add_address_options(parser)
     cli.add_database_option(parser)
+    cli.add_admin_socket_option(parser)
     parser.add_argument("--log-level", type=lambda word: word.upper(), default="INFO",
                         metavar="LEVEL", choices=["DEBUG", "INFO", "WARNING", "ERROR"],
                         help="DEBUG (with every trade), INFO, WARNING or ERROR (default: INFO)")
@@ -425,19 +433,24 @@ def main(arguments=None):
     try:
         shop = Shop(options.database)
         listener = Listener(listen(options.host, options.port), limiter)
+        port = listener.sockets[0].getsockname()[1]
+        admin_listener = AdminListener(
+            options.admin_socket or default_path(options.database, port), limiter)
     except (CannotOpen, CannotListen) as error:
         log.error("%s", error)
         return 1
-    self_pipe = SelfPipe()
-    sources = [shop.storage, limiter, writer, self_pipe]
-    server = Server(Service(shop, limiter), listener, limiter, sources, max_clients,
-                    max_clients_per_address)
-    stop_on_signals(server)
+    self_pipe, notifier = SelfPipe(), Notifier()
+    sources = [shop.storage, limiter, writer, self_pipe, notifier]
+    server = Server(Service(shop, limiter), listener, admin_listener, limiter, sources,
+                    max_clients, max_clients_per_address)
+    stop_on_signals(server, notifier)
     log_start(server)
+    notifier.send(READY)
     server.run()
     limiter.log_counts()
     shop.close()
     self_pipe.close()
+    notifier.close()
     log.info("stopped")
     return 0
 
@@ -445,10 +458,10 @@ def main(arguments=None):
 def log_start(server):
     """Log what was started, and where it listens."""
     storage = server.service.shop.storage
-    log.info("start version=%s python=%s engine=%s database=%s max_clients=%d "
+    log.info("start version=%s python=%s engine=%s database=%s admin_socket=%s max_clients=%d "
              "max_clients_per_address=%d", constants.VERSION, sys.version.split()[0],
-             excerpt(storage.engine), excerpt(storage.name), server.max_clients,
-             server.max_clients_per_address)
+             excerpt(storage.engine), excerpt(storage.name), excerpt(server.admin_listener.path),
+             server.max_clients, server.addresses.limit)
     server.listener.log_addresses()
 
 

@@ -6,24 +6,22 @@ The event loop (`server`) feeds each session's lines, and in each tick calls `Se
 """
 from __future__ import unicode_literals
 
+import functools
 import logging
 
+import admin_methods
 from constants import HIGH_WATER, ITEMS, LOGIN_SECONDS, PARSE_BATCH
 from db import NICKNAME_IN_USE, Refusal
 from log import log_defect, monotonic
 from players import Players
-from protocol import (CLOSING_REASONS, METHODS, ErrorCode, RpcError, encode_account, encode_error,
-                      encode_json, encode_result, method_not_found, refused)
+from protocol import (CLOSING_REASONS, METHODS, TCP_METHODS, ErrorCode, RpcError, encode_account,
+                      encode_error, encode_json, encode_result, refused)
 from session import FOREVER, GroupCommit, PendingBatch, PendingReply, peer
 from stats import Stats
 from storage import ConnectionLost
 from text import excerpt
 
 log = logging.getLogger("lavka.service")
-
-# The addresses that may ask for the statistics. A proxy on this machine connects from another
-# loopback address, 127.0.0.2 say, so that its clients do not count as local.
-LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 CATALOG = encode_json([{"name": name, "price": price}
                        for name, price in ITEMS.items()]).encode("ascii")
@@ -43,13 +41,15 @@ class Service(object):
         self.shop = shop
         self.limiter = limiter
         self.clock = clock
-        self.sessions = set()           # all whose connections are open
+        self.sessions = set()           # clients whose connections are open
         self.changed_sessions = []      # sessions that ended, or have a new deadline, in this tick
         self.group = GroupCommit()
         self.players = Players(shop, self.group, limiter, clock)
         self.is_finishing = False       # whether `finish` applies the last requests of a session
         self.has_finished = False       # whether it has done so since `serve` was called
-        self.methods = {name: getattr(self, name) for name in METHODS}
+        self.methods = {name: getattr(self, name) for name in TCP_METHODS}
+        self.methods.update((name, functools.partial(method, self))
+                            for name, method in admin_methods.METHODS.items())
         self.logs_trades = log.isEnabledFor(logging.DEBUG)
         self.statistics = Stats(clock)
         self.requests = self.statistics.requests        # kept at hand: counted for each request
@@ -58,8 +58,9 @@ class Service(object):
 
     def open(self, session, is_full=False):
         """Begin a session; if the server is full, say so and end it."""
-        self.sessions.add(session)
-        session.deadline = self.clock() + LOGIN_SECONDS
+        if not session.is_operator():
+            self.sessions.add(session)
+            session.deadline = self.clock() + LOGIN_SECONDS
         if is_full:
             session.output += self.refuse(session, refused(SERVER_FULL), SERVER_FULL) + b"\n"
 
@@ -89,13 +90,14 @@ class Service(object):
 
     def commit(self):
         """Store what this tick has changed, and publish the replies that waited for it."""
-        begin = self.clock()
+        begin, has_changes = self.clock(), self.shop.has_changes()
         try:
             failed = self.shop.commit()
         except ConnectionLost:
             self.close_players()
             failed = frozenset()
-        self.statistics.add_commit(self.clock() - begin)
+        if has_changes:
+            self.statistics.commit_seconds.add(self.clock() - begin)
         self.group.publish(failed, self.fail)
         for account in failed:
             session = self.players.get(account.nickname)
@@ -113,7 +115,8 @@ class Service(object):
         self.changed_sessions.append(session)
         if session.account is not None:
             self.end_login(session, reason)
-        elif self.limiter.is_first(logging.INFO, "closed reason=%s" % reason):
+        elif not session.is_operator() \
+                and self.limiter.is_first(logging.INFO, "closed reason=%s" % reason):
             self.group.log(logging.INFO, "closed reason=%s peer=%s", reason, peer(session))
 
     def forget(self, session):
@@ -127,7 +130,7 @@ class Service(object):
 
     def end_tick(self, seconds):
         """Log what the tick has done, which took so many seconds."""
-        self.statistics.add_tick(seconds)
+        self.statistics.tick_seconds.add(seconds)
         if self.group.log_lines:
             self.group.write_log_lines()
 
@@ -320,13 +323,6 @@ class Service(object):
     def logout(self, session, _):
         self.end_login(session, "logout")
         return b"true"
-
-    def stats(self, session, _):
-        """The statistics; for other machines there is no such method."""
-        if session.address[0] not in LOOPBACK:
-            raise method_not_found()
-        figures = self.statistics.figures(self.shop, self.sessions, self.players)
-        return encode_json(figures).encode("ascii")
 
     def end_login(self, session, reason):
         """Free the nickname of a session that is logged in."""

@@ -7,7 +7,8 @@ import logging
 import operator
 
 from constants import HIGH_WATER, REQUEST_QUANTUM
-from protocol import METHODS, LineReader, RpcError, address, parse, refused
+from protocol import (ADMIN_METHODS, METHODS, TCP_METHODS, LineReader, RpcError, address, parse,
+                      refused)
 
 log = logging.getLogger("lavka.session")
 
@@ -20,19 +21,25 @@ class Session(object):
 
     `connection.Connection` adds a socket.
     """
-    __slots__ = ("address", "reader", "requests", "output", "account", "has_pending", "input_ended",
-                 "close_reason", "deadline")
+    __slots__ = ("address", "methods", "reader", "requests", "output", "account", "login_time",
+                 "has_pending", "input_ended", "close_reason", "deadline")
 
-    def __init__(self, address):
+    def __init__(self, address, methods=TCP_METHODS):
         self.address = address          # of the peer: (host, port, ...)
+        self.methods = methods          # those of its socket
         self.reader = LineReader()      # cuts bytes into lines; keeps those not yet parsed
         self.requests = ()              # read queue: requests not yet applied, lists for batches
         self.output = bytearray()       # write queue: replies that may be sent
         self.account = None             # OpenAccount of the login
+        self.login_time = None          # time of the login
         self.has_pending = False        # whether a reply waits for the commit
         self.input_ended = False        # whether the peer has closed its side
         self.close_reason = None        # reason of its end; None while it is open
         self.deadline = FOREVER         # time to close it: it has not logged in, or lingers
+
+    def is_operator(self):
+        """Return whether it came through the admin socket."""
+        return self.methods is ADMIN_METHODS
 
     def is_served(self):
         """Return whether requests are applied: it has not ended, and takes its replies."""
@@ -51,7 +58,7 @@ class Session(object):
         if self.requests or self.close_reason is not None or len(self.output) >= HIGH_WATER:
             return 0
         self.requests = requests = []
-        reader, count = self.reader, 0
+        reader, methods, count = self.reader, self.methods, 0
         while reader.lines and count < REQUEST_QUANTUM:
             try:
                 line = reader.next_line()
@@ -60,7 +67,7 @@ class Session(object):
                 break
             if line is None:
                 break
-            request = parse(line)
+            request = parse(line, methods)
             requests.append(request)
             count += len(request) if type(request) is list else 1
         return count

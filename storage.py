@@ -6,7 +6,6 @@ A storage keeps accounts and their ledger durably. `sqlite` and `postgresql` hav
 """
 from __future__ import unicode_literals
 
-import re
 import sqlite3
 
 import peewee
@@ -18,10 +17,6 @@ from text import Text, escape
 # Errors of a statement. peewee wraps those of the driver, but not in `executemany`; a damaged
 # schema makes the driver raise UnicodeError.
 STORAGE_ERRORS = (peewee.PeeweeException, sqlite3.Error, UnicodeError)
-
-# Matches URLs and near misses. They may hold a password, so they are never taken for the name of a
-# file, and never shown.
-URL = re.compile(r".*://|.*password\s*=|[^\w./]*postgres(ql)?(:|;|//)|/*[^/]*:[^/]*@")
 
 
 class CannotOpen(Exception):

@@ -14,6 +14,10 @@ from constants import COLUMNS, LOG_TEXT
 
 Text = type("")                                     # unicode on 2.7
 
+# Matches URLs and near misses. They may hold a password, so they are never taken for the name of a
+# file, and never shown.
+URL = re.compile(r".*://|.*password\s*=|[^\w./]*postgres(ql)?(:|;|//)|/*[^/]*:[^/]*@")
+
 # Characters that steer a terminal, begin a line, change the direction of text (Unicode Standard
 # Annex 9), are not seen, or look like a space: the control characters; the ends of lines; all
 # spaces but U+0020; Default_Ignorable_Code_Point of DerivedCoreProperties.txt, which has the

@@ -13,8 +13,8 @@ from models import TABLES, Account, AccountKey, Trade
 from postgresql_target import PostgreSQLTarget
 from progress import Progress
 from sqlite_target import SQLiteTarget
-from storage import URL, describe
-from text import Text, is_whole, show
+from storage import describe
+from text import URL, Text, is_whole, show
 
 # A row of each table, for people, by its primary key.
 _NAMES = {Account: "account %s", AccountKey: "the key of account %s", Trade: "row %s of the ledger"}

@@ -23,11 +23,13 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
-import db               # noqa: E402
-import protocol         # noqa: E402
-from connection import select       # noqa: E402
+import db                                   # noqa: E402
+import protocol                             # noqa: E402
+from admin_socket import AdminListener      # noqa: E402
+from connection import select               # noqa: E402
 from listener import Listener, listen       # noqa: E402
 from log import LogRateLimiter              # noqa: E402
+from protocol import TCP_METHODS            # noqa: E402
 from server import Server                   # noqa: E402
 from service import Service                 # noqa: E402
 
@@ -69,7 +71,8 @@ class Bench(object):
         limiter = LogRateLimiter()
         listening, = listen("127.0.0.1", 0)
         self.service = Service(self.shop, limiter)
-        self.server = Server(self.service, Listener([listening], limiter), limiter)
+        self.server = Server(self.service, Listener([listening], limiter),
+                             AdminListener(path + ".sock", limiter), limiter)
         self.clients = [socket.create_connection(listening.getsockname()) for _ in range(CLIENTS)]
         for number, client in enumerate(self.clients):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -163,13 +166,13 @@ def measure(bench, rounds):
         ("ping", lambda: bench.tick(PING)),
         ("select, recv, send", lambda: bench.system_calls(PING, pong)),
         ("bytes to a line", each(read_line, reader, PING)),
-        ("line to a request", each(protocol.parse, PING[:-1])),
+        ("line to a request", each(protocol.parse, PING[:-1], TCP_METHODS)),
         ("reply to bytes", each(protocol.encode_result, 1, b'"pong"')),
     ], rounds), costs([
         ("trade", lambda: (bench.tick(BUY) + bench.tick(SELL)) / 2),
         ("select, recv, send", lambda: bench.system_calls(BUY, told)),
         ("bytes to a line", each(read_line, reader, BUY)),
-        ("line to a request", each(protocol.parse, BUY[:-1])),
+        ("line to a request", each(protocol.parse, BUY[:-1], TCP_METHODS)),
         ("reply to bytes", each(reply)),
         ("the shop: rules, ledger", lambda: bench.trade()[0]),
         ("SQL: update, insert", bench.sql),

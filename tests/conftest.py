@@ -30,12 +30,14 @@ CLIENT = os.path.join(ROOT, "client.py")
 WAITING = "Waiting for the server ..."     # what it says when an answer takes long
 sys.path.insert(0, ROOT)
 
-import admin_database        # noqa: E402
+import admin_database   # noqa: E402
+import admin_socket     # noqa: E402
 import db           # noqa: E402
 import listener     # noqa: E402
 import log          # noqa: E402
 import server       # noqa: E402
 import service      # noqa: E402
+from protocol import ADMIN_METHODS      # noqa: E402
 from session import FOREVER, Session    # noqa: E402
 
 MAX_WORKERS = 64    # of pytest-xdist; each has ports of its own, and so has a run without it
@@ -78,15 +80,20 @@ def audit(database):
 
 
 class Peer(object):
-    """A client that sends any bytes and reads lines."""
+    """A client that sends any bytes and reads lines; at a port, or at the path of a Unix socket."""
 
-    def __init__(self, port, nickname=None, receive_buffer=None):
-        self.sock = socket.socket()
+    def __init__(self, place, nickname=None, receive_buffer=None):
+        is_port = isinstance(place, int)
+        self.sock = socket.socket(socket.AF_INET if is_port else socket.AF_UNIX)
         self.sock.settimeout(PATIENCE)
         if receive_buffer:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self.sock.connect(("127.0.0.1", port))
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if is_port:
+            self.sock.connect(("127.0.0.1", place))
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        else:
+            with admin_socket.short_name(place) as name:
+                self.sock.connect(name)
         self.reader = self.sock.makefile("rb")
         if nickname is not None:
             assert "result" in self.call("login", nickname=nickname)
@@ -146,7 +153,7 @@ def free_port():
 
 
 class Program(object):
-    """server.py in a subprocess, serving a free port.
+    """server.py in a subprocess, serving a free port, with its directory as working directory.
 
     Its log is in a file, or goes to the option `stderr`, as subprocess.Popen has it.
     """
@@ -166,13 +173,21 @@ class Program(object):
                 options.get("wrapper", [])
                 + [python, os.path.join(ROOT, "server.py"), "--port", str(port),
                    "--database", self.database] + list(arguments),
-                stderr=options.get("stderr", log), env=environment(), close_fds=True)
+                stderr=options.get("stderr", log), env=environment(), close_fds=True,
+                cwd=directory)
         if "stderr" in options:
             self.port = port
             wait_for(self.accepts, "the server to accept a connection")
         else:
             line = wait_for(lambda: self.listening(begin), "the server to listen")
             self.port = int(line.rsplit(":", 1)[1])
+        self.admin_path = os.path.join(
+            directory, admin_socket.default_path(self.database, self.port))
+
+    def stats(self):
+        """Its statistics."""
+        with admin_socket.AdminClient(self.admin_path) as operator:
+            return operator.stats()
 
     def accepts(self):
         assert self.process.poll() is None
@@ -448,6 +463,13 @@ class Driver(object):
     def call(self, session, method, **params):
         return self.exchange(session, request(method, **params))
 
+    def ask(self, method, **params):
+        """The result of an operator's request."""
+        session = self.open(Session(("admin", "socket"), ADMIN_METHODS))
+        reply = self.call(session, method, **params)
+        self.sessions.remove(session)
+        return reply["result"]
+
     def pass_time(self, seconds):
         """Let time pass, and have the log's limiter do what is due."""
         self.clock.now += seconds
@@ -484,8 +506,11 @@ class Loop(object):
         self.listener = listener.Listener(
             listener.listen(options.pop("host", "127.0.0.1"), 0), limiter)
         self.port = self.listener.sockets[0].getsockname()[1]
-        self.server = server.Server(service, self.listener, limiter, sources, clock=self.clock,
-                                    **options)
+        self.folder = tempfile.mkdtemp()
+        self.admin_path = os.path.join(self.folder, "admin.sock")
+        self.admin_listener = admin_socket.AdminListener(self.admin_path, limiter)
+        self.server = server.Server(service, self.listener, self.admin_listener, limiter, sources,
+                                    clock=self.clock, **options)
         self.peers = []
 
     def peer(self):
@@ -500,6 +525,11 @@ class Loop(object):
         self.until(lambda: set(self.server.connections) - known)
         connection, = set(self.server.connections) - known
         return peer, connection
+
+    def operator(self):
+        """Connect to the admin socket; it may not be accepted yet."""
+        self.peers.append(Peer(self.admin_path))
+        return self.peers[-1]
 
     def tick(self):
         self.server.tick(0)
@@ -541,6 +571,8 @@ class Loop(object):
             self.server.close(each)
         self.server.selector.close()
         self.listener.close()
+        self.admin_listener.close()
+        shutil.rmtree(self.folder)
 
 
 class Ticker(Loop):
@@ -572,6 +604,13 @@ class Ticker(Loop):
 
     def call(self, peer, method, **params):
         return self.exchange(peer, request(method, **params))
+
+    def ask(self, method, **params):
+        """The result of an operator's request."""
+        operator = self.operator()
+        reply = self.call(operator, method, **params)
+        operator.close()
+        return reply["result"]
 
     def close(self):
         super(Ticker, self).close()

@@ -21,9 +21,10 @@ ARROWS = {
     "text": "constants",
     "cli": "constants text",
     "log": "constants text",
+    "notify": "constants",
     "protocol": "constants text",
     "storage": "constants models text",
-    "schema": "constants models storage",
+    "schema": "constants models storage text",
     "files": "constants log",
     "checkpoint": "constants log storage text",
     "sqlite": "checkpoint constants files models schema storage text",
@@ -33,23 +34,28 @@ ARROWS = {
     "postgresql": "constants log models postgresql_connection postgresql_locks schema storage text",
     "ledger": "models text",
     "db": "cli constants log models postgresql sqlite storage text",
-    "postgresql_target": "models postgresql schema storage text",
+    "postgresql_target": "models postgresql postgresql_connection schema storage text",
     "progress": "log",
     "admin_database": "cli constants ledger models progress storage text",
     "transfer": "admin_database cli constants models postgresql_target progress sqlite_target "
                 "storage text",
+    "rpc": "constants log protocol",
     "admin": "admin_database cli db storage transfer",
     "session": "constants protocol",
     "stats": "constants log protocol",
     "players": "constants session text",
-    "service": "constants db log players protocol session stats storage text",
+    "admin_server": "text",
+    "admin_methods": "constants protocol session",
+    "service": "admin_methods constants db log players protocol session stats storage text",
     "connection": "session",
     "listener": "connection constants protocol session text",
-    "server": "cli connection constants db listener log service session storage text",
+    "admin_socket": "constants listener protocol rpc text",
+    "server": "admin_socket cli connection constants db listener log notify service session "
+              "storage text",
     "terminal": "cli constants text",
     "keyfile": "constants log text",
     "console": "constants keyfile protocol terminal text",
-    "client": "cli console constants keyfile log protocol terminal",
+    "client": "cli console constants keyfile protocol rpc terminal text",
 }
 
 MOST_LINES = {"a file": 500, "a class": 300, "a function": 40}
@@ -126,4 +132,5 @@ def test_only_the_connection_to_postgresql_knows_its_driver():
 def test_text_in_the_log_is_cut():
     """`quote` is for the commands that show it to people; the log's lines take an `excerpt`."""
     found = lines_with(r"\b(?<!def )quote\(")
-    assert {name for name, _ in found} == {"admin_database", "cli", "ledger", "text"}
+    assert {name for name, _ in found} == {
+        "admin_database", "admin_server", "cli", "ledger", "text"}

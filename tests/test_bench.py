@@ -14,7 +14,7 @@ import sys
 import tempfile
 
 import pytest
-from conftest import PATIENCE, ROOT, Peer, audit, both, environment
+from conftest import PATIENCE, ROOT, audit, both, environment
 
 import pgcluster
 from constants import ITEMS
@@ -49,7 +49,7 @@ def test_the_load_is_spread_over_servers(start, tmpdir):
     run("load.py", *ports + ["--clients", "6", "--seconds", "0.05", "trade"])
     for program in programs:
         assert len(re.findall("^.* login nickname=", program.log(), re.MULTILINE)) == 2
-        assert Peer(program.port).call("stats")["result"]["trades"] > 2
+        assert program.stats()["trades"] > 2
 
 
 @only_3

@@ -38,16 +38,12 @@ def trade(player):
         assert "result" in player.call(method, item=CHEAP)
 
 
-def stats(player):
-    return player.call("stats")["result"]
-
-
 def test_log_that_a_reader_held_back_becomes_short_again(program):
     player = Peer(program.port, "bob")
     with reader_of(program.database):
         trade(player)
         wait_for(lambda: "wal_large bytes=" in program.log(), "the warning")
-        assert stats(player)["wal_bytes"] > 2 * WAL_LARGE
+        assert program.stats()["wal_bytes"] > 2 * WAL_LARGE
         for _ in range(200):
             trade(player)                       # the log cannot be copied, and nobody waits
         assert wal_size(program) > 2 * WAL_LARGE
@@ -57,7 +53,7 @@ def test_log_that_a_reader_held_back_becomes_short_again(program):
 
     wait_for(is_short, "the log to shrink")
     assert wal_size(program) <= WAL_LARGE
-    assert stats(player)["wal_bytes"] <= WAL_LARGE
+    assert program.stats()["wal_bytes"] <= WAL_LARGE
     for _ in range(20):
         trade(player)
     assert program.log().count("wal_large bytes=") == 1

@@ -19,7 +19,7 @@ sys.path.insert(0, os.path.join(ROOT, "docs"))
 
 import screenshot
 from constants import BACK, OPTIONS
-from protocol import METHODS, ErrorCode
+from protocol import METHODS, TCP_METHODS, ErrorCode
 
 MODULES = house.modules()
 PAGES = ["README.md"] + ["docs/%s.md" % name for name in (
@@ -138,7 +138,7 @@ def test_number_of_modules_is_told():
              23: "Twenty-three", 24: "Twenty-four", 25: "Twenty-five", 26: "Twenty-six",
              27: "Twenty-seven", 28: "Twenty-eight", 29: "Twenty-nine", 30: "Thirty",
              31: "Thirty-one", 32: "Thirty-two", 33: "Thirty-three", 34: "Thirty-four",
-             35: "Thirty-five", 36: "Thirty-six"}
+             35: "Thirty-five", 36: "Thirty-six", 37: "Thirty-seven", 38: "Thirty-eight"}
     for page in (read("README.md"), read("docs", "architecture.md")):
         assert "%s flat modules" % names[len(MODULES)] in page
 
@@ -225,9 +225,9 @@ def test_bot_buys(program):
 
 def test_protocol_page_has_every_reason_of_server_gone():
     library = section(read("docs", "protocol.md"), "From Python")
-    raised = re.findall(r'ServerGone\(\s*"(\w+)"', read("client.py"))
+    raised = re.findall(r'ServerGone\(\s*"(\w+)"', read("client.py") + read("rpc.py"))
     assert sorted(raised) == sorted(name.strip("`") for name, _ in table(library, "reason"))
-    for method in METHODS:
+    for method in TCP_METHODS:
         assert "`%s(" % method in library
 
 
@@ -235,11 +235,19 @@ def test_protocol_page_has_every_error_and_every_method():
     page = read("docs", "protocol.md")
     errors = re.findall(r"^\| (-?\d+) \| `(\w+)`", page, re.MULTILINE)
     assert {(int(code), reason) for code, reason in errors} == {code.value for code in ErrorCode}
-    methods = re.findall(r"^\| `(\w+)` \| ([^|]+) \|.*\| (yes|no) \|$", page, re.MULTILINE)
-    assert set(methods) == {
-        (name, ", ".join(["optional " * (number >= method.required) + "`%s`" % param
-                          for number, param in enumerate(method.params)]) or "none",
-         "yes" if method.needs_login else "no") for name, method in METHODS.items()}
+    public, for_operators = section(page, "Methods").split("### On the admin socket")
+    assert sorted([row[0], row[1], row[3]] for row in table(public, "method")) == sorted(
+        ["`%s`" % name, params_told(method), "yes" if method.needs_login else "no"]
+        for name, method in TCP_METHODS.items())
+    assert sorted(row[:2] for row in table(for_operators, "method")) == sorted(
+        ["`%s`" % name, params_told(method)]
+        for name, method in METHODS.items() if name not in TCP_METHODS)
+
+
+def params_told(method):
+    """Return the cell about the params of a method."""
+    return ", ".join(["optional " * (number >= method.required) + "`%s`" % param
+                      for number, param in enumerate(method.params)]) or "none"
 
 
 # --- README.md and docs/operations.md -----------------------------------------------------------
@@ -280,7 +288,7 @@ def test_operations_page_has_every_log_event_with_its_keys():
 
 def test_operations_page_has_every_command():
     commands = table(read("docs", "operations.md"), "command")
-    named = {re.match(r"`admin\.py (\w+)", cell).group(1) for cell, _ in commands}
+    named = {re.match(r"`lavka-admin (\w+)", cell).group(1) for cell, _ in commands}
     assert named == set(re.findall(r"^    \((\w+), open_\w+, \[", read("admin.py"), re.MULTILINE))
 
 
@@ -288,11 +296,12 @@ def test_operations_page_has_every_command():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_files_named_exist(page):
-    names = re.findall(r"\b(?<!/)(?:[\w.-]+/)*[\w-]+\.(?:py|md|txt|service|svg)\b", read(page))
+    names = re.findall(
+        r"\b(?<!/)(?:[\w.-]+/)*[\w-]+\.(?:py|md|txt|service|timer|svg)\b", read(page))
     assert names
     for name in names:
         assert any(os.path.exists(os.path.join(ROOT, folder, name))
-                   for folder in ("", "docs", "tests")), name
+                   for folder in ("", "deploy", "docs", "tests")), name
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -314,8 +323,9 @@ def test_commands_named_exist(page):
     text = read(page)
     commands = re.findall(r"^    \((\w+), open_\w+, \[", read("admin.py"), re.MULTILINE)
     assert len(commands) > 4
-    for _, command in re.findall(r"admin\.py((?: --[\w-]+ \S+)*) ([a-z]+)", text):
-        assert command in commands
+    for _, command in re.findall(
+            r"(?:admin\.py|[ `(]lavka-admin)((?: --[\w-]+ \S+)*) ([a-z]+)", text):
+        assert command in commands, command
     assert not re.search(r"\bdb\.py(?: --[\w-]+ \S+)* (?:%s)\b" % "|".join(commands), text)
     targets = re.findall(r"^([\w-]+):", read("Makefile"), re.MULTILINE)
     for target in re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE):

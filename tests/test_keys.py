@@ -719,7 +719,7 @@ OLD_COLUMNS = {"id", "account_id", "time", "what", "item", "price", "credits"}
 def keyless(database, outside):
     """Return a database of version 1.1, with one account: the way back of the manual makes it."""
     with io.open(os.path.join(ROOT, "docs", "operations.md"), encoding="utf-8") as page:
-        way_back, = re.findall("```\n(DROP TABLE account_key;\n.*?)```", page.read(), re.DOTALL)
+        way_back, = re.findall("```sql\n(DROP TABLE account_key;\n.*?)```", page.read(), re.DOTALL)
     for statement in way_back.split(";\n"):
         if statement:
             outside.execute(statement)

@@ -2,12 +2,15 @@
 """The log: its format, writing without waiting, and rate-limited logging."""
 from __future__ import unicode_literals
 
+import contextlib
 import logging
 import os
 import re
+import socket
 import sqlite3
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import ROOT, Clock, Peer, environment, reason
@@ -16,19 +19,53 @@ import log
 from constants import (LOG_ADDRESS_LINES, LOG_BUFFER, LOG_LINE, LOG_LINES, LOG_RESERVE,
                        LOG_SUMMARY_SECONDS, LOG_TRACEBACK)
 
-BEGIN = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} "
+BEGIN = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z "
 
 
 # --- the format -----------------------------------------------------------------------------------
 
-def formatted(level, message, exc_info=None, encoding="utf-8"):
-    record = logging.LogRecord(str("lavka"), level, str("log.py"), 1, message, (), exc_info)
-    return log.LineFormatter(encoding).format(record).split("\n")
+def make_record(level, message, exc_info=None):
+    return logging.LogRecord(str("lavka"), level, str("log.py"), 1, message, (), exc_info)
+
+
+def formatted(level, message, exc_info=None, encoding="utf-8", is_for_journal=False):
+    record = make_record(level, message, exc_info)
+    return log.LineFormatter(encoding, is_for_journal).format(record).split("\n")
 
 
 def test_each_line_of_a_message_has_its_time_and_level():
     first, second = formatted(logging.WARNING, "one\ntwo")
     assert re.match(BEGIN + "WARNING one$", first) and re.match(BEGIN + "WARNING two$", second)
+
+
+def test_time_is_utc_with_milliseconds(monkeypatch):
+    formatter = log.LineFormatter()
+    monkeypatch.setenv(str("TZ"), str("EAST-9"))
+    time.tzset()
+    try:
+        for second, text in [(0, "2026-01-01T00:00:00"), (59, "2026-01-01T00:00:59"),
+                             (3600, "2026-01-01T01:00:00"), (0, "2026-01-01T00:00:00")]:
+            for milliseconds in (7, 999):
+                record = make_record(logging.INFO, "event")
+                record.created = 1767225600 + second + milliseconds / 1000
+                record.msecs = milliseconds + 0.1
+                assert formatter.format(record) == "%s.%03dZ INFO event" % (text, milliseconds)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize("level, prefix", [
+    (logging.DEBUG, "<7>"), (logging.INFO, "<6>"), (logging.WARNING, "<4>"), (logging.ERROR, "<3>"),
+    (logging.CRITICAL, "<2>")])
+def test_for_the_journal_each_line_has_its_priority_and_no_time(level, prefix):
+    try:
+        raise ValueError("a\n<6>b")
+    except ValueError:
+        lines = formatted(level, "one\ntwo", sys.exc_info(), is_for_journal=True)
+    assert lines[:3] == [prefix + "one", prefix + "two",
+                         prefix + "    Traceback (most recent call last):"]
+    assert len(lines) > 5 and all(line.startswith(prefix + "    ") for line in lines[2:])
 
 
 def test_control_characters_are_escaped():
@@ -37,8 +74,8 @@ def test_control_characters_are_escaped():
 
 
 @pytest.mark.parametrize("text", [
-    "a\n2026-01-01 00:00:00,000 INFO login\x1b[31m", "\u0431\u043e\u0431\n\U0001f469",
-    b"a\n2026-01-01 00:00:00,000 INFO \xff\x1b"], ids=["text", "not ASCII", "bytes"])
+    "a\n2026-01-01T00:00:00.000Z INFO login\x1b[31m", "\u0431\u043e\u0431\n\U0001f469",
+    b"a\n2026-01-01T00:00:00.000Z INFO \xff\x1b"], ids=["text", "not ASCII", "bytes"])
 def test_the_lines_of_a_traceback_are_indented_and_escaped(text):
     """An exception's text may have anything in it that a client has sent."""
     try:
@@ -54,13 +91,14 @@ def test_the_lines_of_a_traceback_are_indented_and_escaped(text):
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
 @pytest.mark.parametrize("text", ["x" * 3000, "\u00e4\U0001f600" * 1000, "\x1b" * 100000])
-def test_each_line_is_bounded_and_says_how_much_was_left_out(text, encoding):
-    short, long = formatted(logging.ERROR, "a\n" + text, encoding=encoding)
-    assert short.endswith("ERROR a")
+@pytest.mark.parametrize("prefix", ["2026-01-01T00:00:00.000Z ERROR ", "<3>"])
+def test_each_line_is_bounded_and_says_how_much_was_left_out(text, encoding, prefix):
+    short, long = formatted(logging.ERROR, "a\n" + text, encoding=encoding,
+                            is_for_journal=prefix == "<3>")
+    assert len(short) == len(prefix + "a")
     kept, left_out = long.split("...+")
     assert LOG_LINE - 50 < len((long + "\n").encode(encoding, "backslashreplace")) <= LOG_LINE
-    prefix = len("2026-01-01 00:00:00,000 ERROR ")
-    assert kept[prefix:] == log.escape(text[:-int(left_out)])
+    assert kept[len(prefix):] == log.escape(text[:-int(left_out)])
 
 
 def endless(depth):
@@ -86,7 +124,7 @@ def test_a_traceback_on_standard_error_cannot_begin_a_line():
     code = ("import logging, log\n"
             "log.log_to_stderr(logging.INFO)\n"
             "try:\n"
-            "    raise ValueError('a\\n2026-01-01 00:00:00,000 INFO login\\x1b[31m')\n"
+            "    raise ValueError('a\\n2026-01-01T00:00:00.000Z INFO login\\x1b[31m')\n"
             "except ValueError:\n"
             "    logging.exception('defect')\n"
             "logging.getLogger('lavka.server').info('listening')\n"
@@ -127,10 +165,10 @@ OF_ANOTHER_USER = ("os.fchmod(2, 0)\n"
                    "    os.setuid(65534)\n")
 
 
-def write_log(stderr, before="", afterwards=""):
+def write_log(stderr, before="", afterwards="", begin=BEGIN):
     """Run that program, whose log nobody reads at first; return (lost lines, messages).
 
-    `stderr` is (descriptor to read, descriptor to write).
+    `stderr` is (descriptor to read, descriptor to write), `begin` what each line begins with.
     """
     reader, writer = stderr
     process = subprocess.Popen([sys.executable, "-c", WRITE % (before, afterwards)],
@@ -149,8 +187,8 @@ def write_log(stderr, before="", afterwards=""):
     os.close(reader)
     assert process.wait() == 0
     lines = data.decode("utf-8").splitlines()
-    assert all(re.match(BEGIN, line) for line in lines) and data.endswith(b"\n")
-    return lost, [line.split(" ", 2)[2] for line in lines]
+    assert all(re.match(begin, line) for line in lines) and data.endswith(b"\n")
+    return lost, [re.sub(begin, "", line) for line in lines]
 
 
 @pytest.mark.parametrize("open_stderr", [os.pipe, os.openpty])
@@ -165,13 +203,44 @@ def test_lines_without_room_are_lost_and_their_number_is_told(open_stderr, befor
     assert LOG_BUFFER - LOG_RESERVE < kept * 240 < LOG_BUFFER
 
 
+# Makes the program's standard error the journal.
+IN_JOURNAL = ("status = os.fstat(2)\n"
+              "os.environ['JOURNAL_STREAM'] = '%d:%d' % (status.st_dev, status.st_ino)\n")
+
+
+def journal():
+    """Return the descriptors of a socket, as systemd has it: (to read, to write)."""
+    return [os.dup(end.fileno()) for end in socket.socketpair()]
+
+
+def test_notice_of_lost_lines_has_a_priority_in_the_journal():
+    lost, lines = write_log(journal(), IN_JOURNAL, begin="<[64]>(?=[a-z])")
+    assert lost > 0 and lines[-2:] == ["log_lost lost=%d" % lost, "afterwards"]
+
+
+def test_server_in_the_journal_writes_priorities(start):
+    ours, theirs = socket.socketpair()
+    status = os.fstat(theirs.fileno())
+    stream = "JOURNAL_STREAM=%d:%d" % (status.st_dev, status.st_ino)
+    program = start(stderr=theirs, wrapper=["env", stream])
+    theirs.close()
+    program.process.terminate()
+    with contextlib.closing(ours.makefile("rb")) as file:
+        lines = file.read().decode("utf-8").splitlines()
+    assert lines[0].startswith("<6>start version=") and lines[-1] == "<6>stopped"
+    assert all(re.match("<6>[a-z]+", line) for line in lines)
+    # A child whose standard error is a file inherits the variable.
+    program = start(wrapper=["env", stream])
+    assert all(re.match(BEGIN, line) for line in program.log().splitlines())
+
+
 def test_errors_have_room_when_other_lines_have_none():
     """So much as is reserved for them; what the buffer takes is bounded."""
     lost, lines = write_log(
         os.pipe(), afterwards="for number in range(2000):\n"
         "    logger.error('error number=%d %s', number, 'x' * 200)\n"
         "assert log.LOG_BUFFER - 300 < len(writer.buffer) <= log.LOG_BUFFER\n")
-    size = sum(len("2026-01-01 00:00:00,000 \n") + len(line) for line in lines if "ERROR" in line)
+    size = sum(len("2026-01-01T00:00:00.000Z \n") + len(line) for line in lines if "ERROR" in line)
     assert LOG_RESERVE - 300 < size < LOG_RESERVE + 300
     assert lines[-2:] == ["WARNING log_lost lost=%d" % lost, "INFO afterwards"]
     assert len(lines) == 4000 - lost + 2

@@ -682,7 +682,7 @@ def test_batch_that_logs_in_with_several_nicknames_is_applied_once(ticker, datab
         ["result"] * 7 + ["already_logged_in"])
     assert replies[5]["result"]["account"] == {
         "nickname": "bob", "credits": begin, "items": []}
-    stats = ticker.call(peer, "stats")["result"]
+    stats = ticker.ask("stats")
     assert (stats["requests"]["login"], stats["requests"]["buy"], stats["trades"]) == (4, 3, 4)
     audit(database)
 

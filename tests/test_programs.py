@@ -2,6 +2,7 @@
 """The real server.py in a subprocess: how it starts, serves several clients, and stops."""
 from __future__ import unicode_literals
 
+import contextlib
 import io
 import os
 import random
@@ -355,7 +356,7 @@ def test_a_second_signal_stops_it_at_once(program):
 
 # --- the log and the statistics -------------------------------------------------------------------
 
-FORGER = ("eve\n2026-01-01 00:00:00,000 INFO login nickname=\"admin\"\x1b[31m\u202e\" reason=\"",
+FORGER = ("eve\n2026-01-01T00:00:00.000Z INFO login nickname=\"admin\"\x1b[31m\u202e\" reason=\"",
           "\x9b31m")
 
 
@@ -370,7 +371,7 @@ def test_no_nickname_forges_a_line_or_colours_a_terminal(program):
     wait_for(lambda: program.log().count("reason=closed") == 2, "both to be gone")
     lines = program.log()[begin:].splitlines()
     assert len(lines) == 5                              # two logins, two logouts, a refusal
-    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO (login|logout|refused) ", line)
+    assert all(re.match(r"\d{4}-\d\d-\d\dT[\d:.]{12}Z INFO (login|logout|refused) ", line)
                for line in lines)
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", program.log())
     assert 'nickname="eve\\u000a2026-01-01' in program.log()
@@ -383,9 +384,10 @@ def test_start_and_stop_are_logged(start):
     assert player.line() is None
     player.close()                                      # or the server waits for that
     assert program.wait() == 0
-    lines = [line.split(None, 3)[3] for line in program.log().splitlines()]
+    lines = [line.split(None, 2)[2] for line in program.log().splitlines()]
     assert re.match(r'start version=\S+ python=\S+ engine="SQLite [\d.]+" database=".*lavka\.db" '
-                    r'max_clients=\d+ max_clients_per_address=\d+$', lines[0])
+                    r'admin_socket=".*lavka\.db\.sock" max_clients=\d+ '
+                    r'max_clients_per_address=\d+$', lines[0])
     assert lines[1].startswith("listening on ") and lines[2].startswith('login nickname="bob"')
     assert lines[3] == "stop clients=1 players=1"
     assert lines[4].startswith('logout nickname="bob"') and lines[4].endswith(" reason=stop")
@@ -410,25 +412,72 @@ def test_on_loopback_it_does_not(start):
     assert "passwords" not in start("--host", "127.0.0.1").log()
 
 
-def show_stats(program, *arguments):
-    process = subprocess.Popen(
-        [sys.executable, os.path.join(ROOT, "client.py"), "--stats", "--port", str(program.port)]
-        + list(arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
-    out, err = process.communicate()
-    return process.returncode, out.decode("utf-8"), err.decode("utf-8")
+# --- make play ------------------------------------------------------------------------------------
+
+needs_make = pytest.mark.skipif(not any(
+    os.access(os.path.join(path, "make"), os.X_OK)
+    for path in os.environ["PATH"].split(os.pathsep)), reason="there is no make here")
 
 
-def test_the_statistics_can_be_read(program):
-    player = Peer(program.port, "bob")
-    assert reason(player.call("steal")) == "method_not_found"
-    status, out, err = show_stats(program)
-    assert (status, err) == (0, "")
-    figures = dict(line.split(None, 1) for line in out.splitlines())
-    assert figures["players"] == "1" and figures["refusals"] == "method_not_found 1"
-    assert figures["requests"] == "buy 0, login 1, logout 0, ping 0, protect 0, sell 0, stats 1"
-    program.kill()
-    status, out, err = show_stats(program)
-    assert (status, err) == (1, "") and out.startswith("There is no server at 127.0.0.1:")
+@pytest.fixture
+def make_play(directory):
+    """Return a function that begins `make play` in a directory with the programs.
+
+    Its client ends at once, or with what is given as standard input.
+    """
+    for name in PROGRAMS:
+        os.symlink(os.path.join(ROOT, name), os.path.join(directory, name))
+
+    def begin(port, stdin=subprocess.PIPE):
+        return subprocess.Popen(
+            ["make", "-f", os.path.join(ROOT, "Makefile"), "-o", ".venv/play",
+             "PY=" + sys.executable, "play"], cwd=directory, stdin=stdin,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, close_fds=True,
+            env=environment(LAVKA_PORT=port))
+
+    return begin
+
+
+def server_log(directory):
+    with io.open(os.path.join(directory, "server.log"), encoding="utf-8") as file:
+        return file.read()
+
+
+@needs_make
+def test_make_play_appends_to_the_log(make_play, directory):
+    port = free_port()
+    for number in (1, 2):
+        output = make_play(port).communicate()[0]
+        assert b"Nickname" in output
+        log = server_log(directory)
+        assert log.count(" INFO listening on 127.0.0.1:%d\n" % port) == number
+        assert log.count(" INFO stopped\n") == number
+    # An earlier line is not one of this start.
+    with contextlib.closing(socket.socket()) as other:
+        other.bind(("127.0.0.1", port))
+        other.listen(1)
+        output = make_play(port).communicate()[0].decode("utf-8")
+    assert "cannot listen on" in output and "LAVKA_PORT=7778" in output
+    assert "Nickname" not in output and "listening on" not in output
+    assert server_log(directory).startswith(log)
+
+
+@needs_make
+def test_of_two_make_play_at_once_one_serves(make_play, directory):
+    """The other one does not take that server's line for its own server's."""
+    port = free_port()
+    reader, writer = os.pipe()                          # the players type nothing for now
+    try:
+        both = [make_play(port, reader) for _ in range(2)]
+        wait_for(lambda: [process for process in both if process.poll() is not None], "the second")
+        loser, = [process for process in both if process.poll() is not None]
+        assert b"Is there a server already?" in loser.communicate()[0]
+    finally:
+        os.close(writer)
+        os.close(reader)
+    assert b"Nickname" in b"".join(process.communicate()[0] for process in both
+                                   if process is not loser)
+    assert server_log(directory).count(" INFO listening on ") == 1
 
 
 # --- IPv6 -----------------------------------------------------------------------------------------
@@ -440,9 +489,8 @@ def test_ipv6(start):
     with client.Client("::1", program.port) as player:
         assert player.login("bob")["created"]
         assert player.buy("potion")["items"] == ["potion"]
-        assert player.stats()["players"] == 1
         assert re.search(r'nickname="bob" peer=\[::1\]:\d+ ', program.log())
-    assert show_stats(program, "--host", "::1")[0] == 0
+    assert program.stats()["players"] == 0
     with pytest.raises(client.ServerGone) as caught:
         client.Client("::1", free_port())
     assert str(caught.value).startswith("There is no server at [::1]:")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import protocol
 from constants import MAX_BATCH, MAX_DEPTH, MAX_DIGITS, MAX_LINE, MAX_NICKNAME
-from protocol import ErrorCode, LineReader, RpcError
+from protocol import ADMIN_METHODS, METHODS, TCP_METHODS, ErrorCode, LineReader, RpcError
 
 
 def numbered(cases):
@@ -112,7 +112,7 @@ def test_lines_do_not_depend_on_the_portions(parts, portion):
 # --- lines to requests --------------------------------------------------------------------------
 
 def parse_one(line):
-    request = protocol.parse(line)
+    request = protocol.parse(line, METHODS)
     assert type(request) is protocol.Request
     return request
 
@@ -261,7 +261,7 @@ def fields(request):
 
 def decoded(line):
     """The Request that the decoder of JSON finds in a line."""
-    return protocol._request(protocol._decode(line))
+    return protocol._request(protocol._decode(line), METHODS)
 
 
 PLAIN = [
@@ -281,19 +281,19 @@ def test_plain_requests_are_parsed_without_the_decoder(line, monkeypatch):
     line = line.encode("ascii")
     expected = fields(decoded(line))
     monkeypatch.setattr(protocol, "_parse_json", None)
-    assert fields(protocol.parse(line)) == expected
+    assert fields(protocol.parse(line, METHODS)) == expected
 
 
 @settings(deadline=None, max_examples=300)
 @given(st.sampled_from(PLAIN), st.lists(st.tuples(
     st.integers(0, 90), st.integers(0, 3), st.text(
         alphabet='{}[]",:\\\0\x7f\x80\u0416 0123456789.-+eE\r\tnullitempotionbuysellogingidkjsrc',
-        max_size=3)), max_size=3))
-def test_the_decoder_parses_the_same_request_as_the_pattern(line, changes):
+        max_size=3)), max_size=3), st.sampled_from([TCP_METHODS, ADMIN_METHODS]))
+def test_the_decoder_parses_the_same_request_as_the_pattern(line, changes, methods):
     for at, removed, inserted in changes:
         line = line[:at] + inserted + line[at + removed:]
     line = line.encode("utf-8")
-    one, other = protocol.parse(line), protocol._parse_json(line)
+    one, other = protocol.parse(line, methods), protocol._parse_json(line, methods)
     assert type(one) is type(other)
     for request, same in zip(*[each if type(each) is list else [each] for each in (one, other)]):
         assert fields(request) == fields(same)
@@ -313,8 +313,8 @@ def test_the_decoder_parses_the_same_request_as_the_pattern(line, changes):
     '{"jsonrpc":"2.0","id":1,"method":"stea","params":{"item":"a"}}',
 ])
 def test_other_requests_are_left_to_the_decoder(line, monkeypatch):
-    monkeypatch.setattr(protocol, "_parse_json", lambda line: "decoded")
-    assert protocol.parse(line.encode("ascii")) == "decoded"
+    monkeypatch.setattr(protocol, "_parse_json", lambda line, methods: "decoded")
+    assert protocol.parse(line.encode("ascii"), METHODS) == "decoded"
 
 
 def test_the_depth_and_the_digits_that_are_allowed():
@@ -342,7 +342,8 @@ def test_a_request_without_an_id_wants_no_reply():
 
 def test_a_batch_keeps_its_order_and_its_errors_apart():
     requests = protocol.parse(
-        b'[{"jsonrpc":"2.0","id":1,"method":"ping"},3,{"jsonrpc":"2.0","method":"logout"}]')
+        b'[{"jsonrpc":"2.0","id":1,"method":"ping"},3,{"jsonrpc":"2.0","method":"logout"}]',
+        METHODS)
     assert [(r.id, r.method, r.wants_reply) for r in requests] == [
         (1, "ping", True), (None, None, True), (None, "logout", False)]
     assert requests[1].error.reason == "invalid_request"
@@ -350,7 +351,7 @@ def test_a_batch_keeps_its_order_and_its_errors_apart():
 
 def test_a_batch_of_one_and_of_the_most():
     for number in (1, MAX_BATCH):
-        requests = protocol.parse(b"[" + b",".join([b"1"] * number) + b"]")
+        requests = protocol.parse(b"[" + b",".join([b"1"] * number) + b"]", METHODS)
         assert type(requests) is list and len(requests) == number
 
 
@@ -379,7 +380,7 @@ def test_any_json_raises_nothing_but_rpc_errors(value):
 
 def outcome_of_any(line):
     try:
-        parsed = protocol.parse(line)
+        parsed = protocol.parse(line, METHODS)
     except RpcError as error:
         protocol.encode_error(None, error)
     else:

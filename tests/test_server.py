@@ -15,6 +15,7 @@ from conftest import (
     PATIENCE, Clock, Loop, Peer, account_of, both_storages, reason, request, wait_for)
 
 import constants
+import notify
 import server
 import session
 from connection import NOT_NOW, PEER_GONE, READ, WRITE, Phase
@@ -1011,7 +1012,7 @@ def test_the_first_signal_requests_the_stop_and_the_second_ends_at_once(loop):
     previous = [signal.getsignal(number) for number in numbers]
     try:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)    # whatever started the tests
-        server.stop_on_signals(loop.server)
+        server.stop_on_signals(loop.server, notify.Notifier({}))
         assert not loop.server.stop_requested
         signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
         assert loop.server.stop_requested
@@ -1211,7 +1212,8 @@ def test_a_login_that_was_undone_has_a_deadline_again(ticker, outside):
     assert connection not in ticker.server.connections
 
 
-def test_the_statistics_have_the_slowest_tick(ticker):
+def test_the_statistics_have_the_time_of_a_tick_and_the_room_for_clients(make_ticker):
+    ticker = make_ticker(max_clients=7)
     commit = ticker.shop.commit
 
     def slow_commit():
@@ -1221,8 +1223,11 @@ def test_the_statistics_have_the_slowest_tick(ticker):
     peer, _ = ticker.client()
     ticker.shop.commit = slow_commit
     ticker.call(peer, "ping")
-    stats = ticker.call(peer, "stats")["result"]
-    assert stats["slowest_commit_ms"] == stats["slowest_tick_ms"] == 250
+    stats = ticker.ask("stats")
+    slow = stats["tick_seconds"]["counts"][constants.HISTOGRAM_BOUNDS.index(0.25)]
+    assert slow > 0 and stats["tick_seconds"]["sum"] == 0.25 * slow
+    assert stats["commit_seconds"]["sum"] == 0          # there was nothing to store
+    assert stats["max_clients"] == 7
 
 
 def close(ticker, peer, connection):

@@ -15,7 +15,9 @@ import constants
 import db
 import protocol
 from constants import ITEMS
+from protocol import ADMIN_METHODS
 from session import FOREVER, Session
+from stats import Histogram
 from storage import ConnectionLost
 
 CHEAP = "potion"
@@ -463,9 +465,9 @@ def test_a_defect_in_parsing_costs_its_line_alone(driver, caplog, monkeypatch):
     bob, ann = driver.login("bob"), driver.login("ann")
     parse = protocol.parse
 
-    def parse_with_a_defect(line):
+    def parse_with_a_defect(line, methods):
         assert b"defect" not in line
-        return parse(line)
+        return parse(line, methods)
 
     monkeypatch.setattr("session.parse", parse_with_a_defect)
     driver.send(bob, PING + b"defect\n" + PING)
@@ -504,14 +506,15 @@ def test_logins_that_will_be_refused_are_not_prefetched(driver):
 
 def test_sessions_are_counted_until_their_connection_is_closed(driver):
     """With what their peers have not taken yet."""
-    bob, ann = driver.login("bob"), driver.open()
+    bob = driver.login("bob")
+    driver.open()
     driver.send(bob, PING)
     driver.tick()
     driver.service.close(bob, "test")
-    stats = driver.call(ann, "stats")["result"]
+    stats = driver.ask("stats")
     assert (stats["clients"], stats["players"], stats["unsent_bytes"]) == (2, 0, len(bob.output))
     driver.service.forget(bob)
-    stats = driver.call(ann, "stats")["result"]
+    stats = driver.ask("stats")
     assert (stats["clients"], stats["unsent_bytes"]) == (1, 0)
 
 
@@ -953,13 +956,15 @@ def test_an_empty_line_is_ignored(driver):
 
 @both_storages
 def test_statistics_count_requests_trades_and_refusals(driver):
-    before = driver.call(driver.open(), "stats")["result"]
+    before = driver.ask("stats")
+    nothing = {"bounds": list(constants.HISTOGRAM_BOUNDS), "counts": [0] * 8, "sum": 0}
     assert before == {
-        "version": constants.VERSION, "uptime_s": 0, "clients": 1, "players": 0, "trades": 0,
+        "version": constants.VERSION, "uptime_seconds": 0, "clients": 0,
+        "max_clients": constants.MAX_CLIENTS, "players": 0, "trades": 0,
         "requests": {"login": 0, "ping": 0, "buy": 0, "sell": 0, "logout": 0, "protect": 0,
-                     "stats": 1},
-        "refusals": {}, "commits": 0, "largest_batch": 0, "slowest_commit_ms": 0,
-        "slowest_tick_ms": 0, "wal_bytes": 0, "unsent_bytes": 0, "log_lost": 0}
+                     "stats": 1, "players": 0, "kick": 0},
+        "refusals": {}, "commits": 0, "largest_batch": 0, "commit_seconds": nothing,
+        "tick_seconds": nothing, "wal_bytes": 0, "unsent_bytes": 0, "log_lost": 0}
     players = [driver.login(name) for name in ("ann", "bob", "eve")]
     for player in players:
         driver.send(player, BUY + BUY + b"nonsense\n")
@@ -969,57 +974,83 @@ def test_statistics_count_requests_trades_and_refusals(driver):
     assert "result" in driver.call(players[0], "sell", item=CHEAP)
     assert "result" in driver.call(players[1], "logout")
     driver.clock.now += 90
-    stats = driver.call(players[1], "stats")["result"]
+    stats = driver.ask("stats")
     assert stats["requests"] == {
-        "login": 3, "ping": 0, "buy": 6, "sell": 1, "logout": 1, "protect": 0, "stats": 2}
+        "login": 3, "ping": 0, "buy": 6, "sell": 1, "logout": 1, "protect": 0, "stats": 2,
+        "players": 0, "kick": 0}
     assert stats["refusals"] == {"item_already_owned": 3, "parse_error": 3}
-    assert (stats["clients"], stats["players"], stats["trades"]) == (4, 2, 4)
+    assert (stats["clients"], stats["players"], stats["trades"]) == (3, 2, 4)
     assert (stats["commits"], stats["largest_batch"]) == (5, 3)     # three logins, a tick, a sale
-    assert stats["uptime_s"] == 90
+    assert stats["uptime_seconds"] == 90
 
 
 def test_statistics_do_not_count_what_could_not_be_stored(driver, database):
     bob = driver.login("bob")
     with locked(database):
         assert reason(driver.call(bob, "buy", item=CHEAP)) == "storage_failed"
-    stats = driver.call(bob, "stats")["result"]
+    stats = driver.ask("stats")
     assert (stats["commits"], stats["trades"]) == (1, 0)
     assert stats["refusals"] == {"storage_failed": 1} and stats["requests"]["buy"] == 1
 
 
 def test_statistics_count_what_waits_to_be_sent(driver):
-    silent, asking = driver.open(), driver.open()
+    silent = driver.open()
     driver.send(silent, PING)
     driver.tick()
     assert len(silent.output) > 0
-    assert driver.call(asking, "stats")["result"]["unsent_bytes"] == len(silent.output)
+    assert driver.ask("stats")["unsent_bytes"] == len(silent.output)
 
 
-def test_statistics_have_the_slowest_tick_and_commit(driver):
-    guest = driver.open()
+def test_histogram_counts_a_duration_in_the_bucket_of_its_upper_bound():
+    histogram = Histogram()
+    for bound in constants.HISTOGRAM_BOUNDS:
+        histogram.add(bound)
+        histogram.add(1.01 * bound)         # in the next bucket
+    assert histogram.counts == [1] + 6 * [2] + [1]
+    assert histogram.figures()["sum"] == round(2.01 * sum(constants.HISTOGRAM_BOUNDS), 6)
+
+
+@both_storages
+def test_statistics_have_the_times_of_commits_and_ticks(driver, database):
+    """A commit counts if there is something to store, even if it fails."""
+    bob = driver.login("bob")
     commit = driver.shop.commit
 
     def slow_commit():
-        driver.clock.now += seconds
+        driver.clock.now += 0.125
         return commit()
 
     driver.shop.commit = slow_commit
-    for seconds in (0.125, 0.25, 0.0625):
-        driver.call(guest, "ping")
-        driver.service.end_tick(2 * seconds)
-    stats = driver.call(guest, "stats")["result"]
-    assert (stats["slowest_commit_ms"], stats["slowest_tick_ms"]) == (250, 500)
+    assert driver.call(bob, "ping")["result"] == "pong"
+    assert "result" in driver.call(bob, "buy", item=CHEAP)
+    with locked(database):
+        assert reason(driver.call(bob, "sell", item=CHEAP)) == "storage_failed"
+    driver.service.end_tick(60)
+    stats = driver.ask("stats")
+    assert stats["commit_seconds"]["counts"] == [1, 0, 0, 0, 0, 2, 0, 0]    # the first is the login
+    assert stats["commit_seconds"]["sum"] == 0.25
+    assert stats["tick_seconds"]["counts"][-1] == 1 and stats["tick_seconds"]["sum"] == 60
 
 
-@pytest.mark.parametrize("host, is_told", [
-    ("127.0.0.1", True), ("::1", True), ("::ffff:127.0.0.1", True),
-    ("127.0.0.2", False), ("203.0.113.5", False), ("::2", False)])
-def test_statistics_are_for_the_machine_itself(driver, host, is_told):
-    guest = driver.open(Session((host, 1)))
-    reply = driver.call(guest, "stats")
-    assert ("result" in reply) == is_told
-    if not is_told:
-        assert reply["error"] == driver.call(guest, "steal")["error"]   # there is no such method
+@pytest.mark.parametrize("method", ["stats", "players", "kick"])
+def test_the_methods_of_operators_do_not_exist_for_clients(driver, method):
+    """Whatever address they come from, and whatever params they send."""
+    for host in ("127.0.0.1", "::1", "203.0.113.5"):
+        guest = driver.open(Session((host, 1)))
+        nothing = driver.call(guest, "steal")["error"]
+        assert reason({"error": nothing}) == "method_not_found"
+        for params in ({}, {"nickname": "bob"}, {"after": 5}):
+            assert driver.call(guest, method, **params)["error"] == nothing
+        assert driver.exchange(guest, PING.replace(b"ping", method.encode()))["error"] == nothing
+
+
+@pytest.mark.parametrize("method, params", [
+    ("login", {"nickname": "bob"}), ("buy", {"item": CHEAP}), ("sell", {"item": CHEAP}),
+    ("logout", {}), ("protect", {"key": "k" * 32})])
+def test_the_methods_of_players_do_not_exist_for_operators(driver, method, params):
+    operator = driver.open(Session(("admin", "socket"), ADMIN_METHODS))
+    assert driver.call(operator, "ping")["result"] == "pong"
+    assert reason(driver.call(operator, method, **params)) == "method_not_found"
 
 
 # --- the log --------------------------------------------------------------------------------------

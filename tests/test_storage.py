@@ -16,8 +16,9 @@ from models import TABLES, Account, Trade
 from postgresql import PostgreSQL
 from sqlite import SQLite
 from schema import check_schema, create_command
-from storage import (STORAGE_ERRORS, URL, CannotOpen, Storage, UnusableRow, check_usable, describe,
+from storage import (STORAGE_ERRORS, CannotOpen, Storage, UnusableRow, check_usable, describe,
                      is_usable)
+from text import URL
 
 # --- methods --------------------------------------------------------------------------------------
 

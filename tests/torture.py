@@ -584,22 +584,23 @@ def is_stopped(program):
         return stat.read().rsplit(")", 1)[1].split()[0] == "T"
 
 
-def expect_a_turn(program, flooder, other):
+def expect_a_turn(program, flooder):
     """Check that one request waits for at most one quantum of another connection's flood.
 
     Both send while the server is stopped; its statistics then tell in which order it served them.
     """
     number = 10 * REQUEST_QUANTUM
+    operator = Peer(program.admin_path)
     program.process.send_signal(signal.SIGSTOP)
     wait_for(lambda: is_stopped(program), "the server to be stopped")
     flooder.send(request("ping") * number)
-    other.peer.send(request("stats"))
+    operator.send(request("stats"))
     program.process.send_signal(signal.SIGCONT)
-    before = other.peer.line()["result"]["requests"]["ping"]
+    before = operator.line()["result"]["requests"]["ping"]
     for _ in range(number):
         expect(flooder.line()["result"] == "pong", "no pong")
-    pings = other.peer.call("stats")["result"]["requests"]["ping"]
-    expect(pings - before >= number - REQUEST_QUANTUM, "another player waited for",
+    pings = operator.call("stats")["result"]["requests"]["ping"]
+    expect(pings - before >= number - REQUEST_QUANTUM, "an operator waited for",
            number - (pings - before), "requests of a flood")
 
 
@@ -610,7 +611,7 @@ def flood(start, rng, number):
     other.log_in(program.port)
     flooder = Peer(program.port, "flooder")
     for _ in range(10):
-        expect_a_turn(program, flooder, other)
+        expect_a_turn(program, flooder)
     data = b"".join(request("ping", id=id) for id in range(number))
     flooder.sock.setblocking(False)
     answered, latencies, received = 0, [], b""
@@ -735,7 +736,7 @@ def stop_reading_the_log(start, rng, rounds):
         reader.restart()
         reader.stop()
         replies += drive(traders, 0.1, 16)
-        lost += guest.call("stats")["result"]["log_lost"]
+        lost += program.stats()["log_lost"]
         begin = time.time()
         program.process.terminate()
         status = program.wait()
@@ -746,7 +747,7 @@ def stop_reading_the_log(start, rng, rounds):
         lines = reader.lines()
         copied += len(lines)
         for line in lines:
-            expect(re.match(br"\d{4}-\d\d-\d\d [\d:,]{12} [A-Z]+ [a-z]", line)
+            expect(re.match(br"\d{4}-\d\d-\d\dT[\d:.]{12}Z [A-Z]+ [a-z]", line)
                    and len(line) < LOG_LINE, "no line:", line)
         program = start()
         for trader in traders:
