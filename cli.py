@@ -10,7 +10,7 @@ import select
 import signal
 import sys
 
-from constants import DATABASE, HOST, PORT, VERSION
+from constants import DATABASE, HOST, METRICS_PORT, PORT, VERSION
 from text import Text, quote
 
 
@@ -85,6 +85,15 @@ def add_admin_socket_option(parser):
                       "DATABASE.sock, or lavka-PORT.sock with a PostgreSQL")
 
 
+def add_exporter_options(parser):
+    """Add the options of deploy/exporter.py; `listen` is (port, host)."""
+    add_database_option(parser)
+    add_admin_socket_option(parser)
+    parser.add_argument("--listen", type=port_and_host, default=(METRICS_PORT, HOST),
+                        metavar="[HOST:]PORT", help="where Prometheus asks (default: %s:%d)"
+                        % (HOST, METRICS_PORT))
+
+
 # --- types of arguments -----------------------------------------------------------------------
 # Each takes a word of the command line or the environment, which is bytes on 2.7. Each raises
 # ArgumentTypeError for what it does not accept.
@@ -110,6 +119,12 @@ def port(argument):
         raise argparse.ArgumentTypeError(
             "%s is not a port; ports are 0 to 65535" % quote(text(argument)))
     return number
+
+
+def port_and_host(argument):
+    """Return (port, host) of [HOST:]PORT; an IPv6 address is in brackets, or not."""
+    host, _, number = text(argument).rpartition(":")
+    return port(number), host.strip("[]") or HOST
 
 
 def path(argument):

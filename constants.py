@@ -35,6 +35,7 @@ BACK = "back"                 # at the question for an item: return to the optio
 
 HOST = "127.0.0.1"            # loopback: whoever can connect can play every unprotected account
 PORT = 7777                   # above 1023, so no privileges; easy to remember
+METRICS_PORT = 9777           # of the exporter: easy to remember beside the other
 DATABASE = "lavka.db"         # in the working directory
 
 # --- the wire (bytes, or characters where it says so) -----------------------------------------
@@ -71,6 +72,13 @@ POLLS_PER_COMMIT = 3          # polls in a tick while there is something to comm
 PLAYERS_PAGE = 250            # players told in one reply, in some 5 ms: all others wait meanwhile
 PLAYERS_PAGE_SIZE = 32768     # bytes of them at most, so that they fit into a line
 HIGH_WATER = 262144           # unsent bytes at which a connection is no longer read nor served
+
+# --- the statistics (seconds) -----------------------------------------------------------------
+
+# Upper bounds of the histograms of commits and ticks. The first four tell a fast disk from a slow
+# one and from a database across a network. The others are where players notice: the time budget of
+# a tick, the busy timeout, and a second.
+HISTOGRAM_BOUNDS = (0.0005, 0.002, 0.005, 0.02, 0.1, 0.25, 1.0)
 
 # --- the log (bytes, or lines where it says so) -----------------------------------------------
 

@@ -64,6 +64,7 @@ class Server(object):
         self.limiter = limiter              # of log lines
         self.sources = sources
         self.max_clients = max_clients
+        service.statistics.max_clients = max_clients
         self.clock = clock
         self.now = clock()                  # time of the last poll
         self.connections = set()            # of clients

@@ -90,13 +90,14 @@ class Service(object):
 
     def commit(self):
         """Store what this tick has changed, and publish the replies that waited for it."""
-        begin = self.clock()
+        begin, has_changes = self.clock(), self.shop.has_changes()
         try:
             failed = self.shop.commit()
         except ConnectionLost:
             self.close_players()
             failed = frozenset()
-        self.statistics.add_commit(self.clock() - begin)
+        if has_changes:
+            self.statistics.commit_seconds.add(self.clock() - begin)
         self.group.publish(failed, self.fail)
         for account in failed:
             session = self.players.get(account.nickname)
@@ -129,7 +130,7 @@ class Service(object):
 
     def end_tick(self, seconds):
         """Log what the tick has done, which took so many seconds."""
-        self.statistics.add_tick(seconds)
+        self.statistics.tick_seconds.add(seconds)
         if self.group.log_lines:
             self.group.write_log_lines()
 

@@ -262,7 +262,7 @@ def test_a_stale_socket_is_replaced(start):
         program.stats()
     assert caught.value.reason == "not_running"
     again = start()
-    assert again.admin_path == program.admin_path and again.stats()["uptime_s"] < 20
+    assert again.admin_path == program.admin_path and again.stats()["uptime_seconds"] < 20
 
 
 def run_server(*arguments):

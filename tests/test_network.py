@@ -510,9 +510,11 @@ def analyze(*arguments):
     return process.returncode, output
 
 
-@pytest.mark.parametrize("name", UNITS)
-def test_unit_is_what_systemd_understands(directory, name):
-    assert "ExecStart=/opt/lavka/.venv/bin/python /opt/lavka/server.py\n" in unit(name)
+@pytest.mark.parametrize("name, program", [
+    ("lavka.service", "server.py"), ("lavka@.service", "server.py"),
+    ("lavka-exporter.service", "deploy/exporter.py")])
+def test_unit_is_what_systemd_understands(directory, name, program):
+    assert "ExecStart=/opt/lavka/.venv/bin/python /opt/lavka/%s\n" % program in unit(name)
     path = os.path.join(directory, name)
     with io.open(path, "w", encoding="utf-8") as file:
         # That of a machine where it is installed.

@@ -62,6 +62,7 @@ BY_HAND = {                 # typed on a Debian 12 before a release, or run else
     (MANUAL, "Install", 1): "it changes the settings of whoever runs the tests",
     (MANUAL, "Upgrade", 3): "tests/test_keys.py runs it, on both databases",
     (MANUAL, "Back up", 1): "it needs systemd; the program that it starts is tested here",
+    (MANUAL, "Prometheus", 0): "it needs systemd; the exporter has tests of its own",
     (MANUAL, "On a network", 0): "it names a host; tests/test_network.py plays through the proxy",
     (MANUAL, SERVERS, 0): "it needs PostgreSQL's own user",
     (MANUAL, SERVERS, 1): "it needs a PostgreSQL with that user, and systemd",

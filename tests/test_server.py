@@ -1212,7 +1212,8 @@ def test_a_login_that_was_undone_has_a_deadline_again(ticker, outside):
     assert connection not in ticker.server.connections
 
 
-def test_the_statistics_have_the_slowest_tick(ticker):
+def test_the_statistics_have_the_time_of_a_tick_and_the_room_for_clients(make_ticker):
+    ticker = make_ticker(max_clients=7)
     commit = ticker.shop.commit
 
     def slow_commit():
@@ -1223,7 +1224,10 @@ def test_the_statistics_have_the_slowest_tick(ticker):
     ticker.shop.commit = slow_commit
     ticker.call(peer, "ping")
     stats = ticker.ask("stats")
-    assert stats["slowest_commit_ms"] == stats["slowest_tick_ms"] == 250
+    slow = stats["tick_seconds"]["counts"][constants.HISTOGRAM_BOUNDS.index(0.25)]
+    assert slow > 0 and stats["tick_seconds"]["sum"] == 0.25 * slow
+    assert stats["commit_seconds"]["sum"] == 0          # there was nothing to store
+    assert stats["max_clients"] == 7
 
 
 def close(ticker, peer, connection):

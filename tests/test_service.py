@@ -17,6 +17,7 @@ import protocol
 from constants import ITEMS
 from protocol import ADMIN_METHODS
 from session import FOREVER, Session
+from stats import Histogram
 from storage import ConnectionLost
 
 CHEAP = "potion"
@@ -956,12 +957,14 @@ def test_an_empty_line_is_ignored(driver):
 @both_storages
 def test_statistics_count_requests_trades_and_refusals(driver):
     before = driver.ask("stats")
+    nothing = {"bounds": list(constants.HISTOGRAM_BOUNDS), "counts": [0] * 8, "sum": 0}
     assert before == {
-        "version": constants.VERSION, "uptime_s": 0, "clients": 0, "players": 0, "trades": 0,
+        "version": constants.VERSION, "uptime_seconds": 0, "clients": 0,
+        "max_clients": constants.MAX_CLIENTS, "players": 0, "trades": 0,
         "requests": {"login": 0, "ping": 0, "buy": 0, "sell": 0, "logout": 0, "protect": 0,
                      "stats": 1, "players": 0, "kick": 0},
-        "refusals": {}, "commits": 0, "largest_batch": 0, "slowest_commit_ms": 0,
-        "slowest_tick_ms": 0, "wal_bytes": 0, "unsent_bytes": 0, "log_lost": 0}
+        "refusals": {}, "commits": 0, "largest_batch": 0, "commit_seconds": nothing,
+        "tick_seconds": nothing, "wal_bytes": 0, "unsent_bytes": 0, "log_lost": 0}
     players = [driver.login(name) for name in ("ann", "bob", "eve")]
     for player in players:
         driver.send(player, BUY + BUY + b"nonsense\n")
@@ -978,7 +981,7 @@ def test_statistics_count_requests_trades_and_refusals(driver):
     assert stats["refusals"] == {"item_already_owned": 3, "parse_error": 3}
     assert (stats["clients"], stats["players"], stats["trades"]) == (3, 2, 4)
     assert (stats["commits"], stats["largest_batch"]) == (5, 3)     # three logins, a tick, a sale
-    assert stats["uptime_s"] == 90
+    assert stats["uptime_seconds"] == 90
 
 
 def test_statistics_do_not_count_what_could_not_be_stored(driver, database):
@@ -998,20 +1001,35 @@ def test_statistics_count_what_waits_to_be_sent(driver):
     assert driver.ask("stats")["unsent_bytes"] == len(silent.output)
 
 
-def test_statistics_have_the_slowest_tick_and_commit(driver):
-    guest = driver.open()
+def test_histogram_counts_a_duration_in_the_bucket_of_its_upper_bound():
+    histogram = Histogram()
+    for bound in constants.HISTOGRAM_BOUNDS:
+        histogram.add(bound)
+        histogram.add(1.01 * bound)         # in the next bucket
+    assert histogram.counts == [1] + 6 * [2] + [1]
+    assert histogram.figures()["sum"] == round(2.01 * sum(constants.HISTOGRAM_BOUNDS), 6)
+
+
+@both_storages
+def test_statistics_have_the_times_of_commits_and_ticks(driver, database):
+    """A commit counts if there is something to store, even if it fails."""
+    bob = driver.login("bob")
     commit = driver.shop.commit
 
     def slow_commit():
-        driver.clock.now += seconds
+        driver.clock.now += 0.125
         return commit()
 
     driver.shop.commit = slow_commit
-    for seconds in (0.125, 0.25, 0.0625):
-        driver.call(guest, "ping")
-        driver.service.end_tick(2 * seconds)
+    assert driver.call(bob, "ping")["result"] == "pong"
+    assert "result" in driver.call(bob, "buy", item=CHEAP)
+    with locked(database):
+        assert reason(driver.call(bob, "sell", item=CHEAP)) == "storage_failed"
+    driver.service.end_tick(60)
     stats = driver.ask("stats")
-    assert (stats["slowest_commit_ms"], stats["slowest_tick_ms"]) == (250, 500)
+    assert stats["commit_seconds"]["counts"] == [1, 0, 0, 0, 0, 2, 0, 0]    # the first is the login
+    assert stats["commit_seconds"]["sum"] == 0.25
+    assert stats["tick_seconds"]["counts"][-1] == 1 and stats["tick_seconds"]["sum"] == 60
 
 
 @pytest.mark.parametrize("method", ["stats", "players", "kick"])
