@@ -18,7 +18,8 @@ IN_FRONT = if [ -t 0 ]; then set -m; trap '' TSTP; fi; in_front() { "$$@" || [ $
 play: .venv/play                ## tables, a server in the background, the client in front
 	@$(PY) db.py
 	@$(IN_FRONT); \
-	exec 9>>server.log && flock 9 || exit 1; \
+	exec 9>>server.log || exit 1; \
+	if command -v flock >/dev/null; then flock 9; fi; \
 	begin=$$(wc -c <server.log); \
 	log_of_start() { tail -c +$$((begin + 1)) server.log; }; \
 	$(PY) server.py 2>>server.log 9>&- & server=$$!; \

@@ -80,9 +80,15 @@ def add_database_option(parser):
 
 
 def add_admin_socket_option(parser):
-    """Add --admin-socket; without one it is None, for `admin_socket.default_path`."""
+    """Add --admin-socket; without one it is None, for `admin_socket.default_path`.
+
+    That needs a port. A program without --port has LAVKA_PORT in the options, or the default.
+    """
     parser.add_option("admin-socket", path, None, "the Unix socket for operators; without one, "
                       "DATABASE.sock, or lavka-PORT.sock with a PostgreSQL")
+    if not any(variable == "LAVKA_PORT" for _, variable, _, _ in parser.variables):
+        parser.variables.append(("port", "LAVKA_PORT", port, PORT))
+        parser.set_defaults(port=None)
 
 
 def add_exporter_options(parser):
