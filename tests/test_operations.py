@@ -235,6 +235,14 @@ def test_admin_takes_the_units_variables_as_systemctl_quotes_them(shop):
     assert status == 0, output
 
 
+def test_admin_has_the_home_of_the_unit_and_leaves_files_to_it_alone(shop):
+    shop.script("setpriv", "echo $HOME $(umask) $*")
+    status, output = shop.type("lavka-admin show new", HOME="/root")
+    user = pwd.getpwuid(os.getuid())
+    assert output.startswith("%s 0077 --reuid=%s --regid=%d --init-groups " % (
+        user.pw_dir, user.pw_name, user.pw_gid))
+
+
 def test_admin_refuses_a_unit_that_is_not_there(shop):
     status, output = shop.type("LAVKA_UNIT=lavka@nine lavka-admin show new")
     assert status == 1 and output == "lavka-admin: there is no unit lavka@nine with a user\n"
