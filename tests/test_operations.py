@@ -237,7 +237,7 @@ def test_admin_takes_the_units_variables_as_systemctl_quotes_them(shop):
 
 def test_admin_has_the_home_of_the_unit_and_leaves_files_to_it_alone(shop):
     shop.script("setpriv", "echo $HOME $(umask) $*")
-    status, output = shop.type("lavka-admin show new", HOME="/root")
+    status, output = shop.type("lavka-admin show new", HOME="/elsewhere")
     user = pwd.getpwuid(os.getuid())
     assert output.startswith("%s 0077 --reuid=%s --regid=%d --init-groups " % (
         user.pw_dir, user.pw_name, user.pw_gid))
@@ -286,7 +286,7 @@ def nightly(shop):
 def test_nightly_backup_is_verified_and_old_ones_go(nightly):
     status, output, kept = nightly()
     assert status == 0 and output.endswith("accounts: 1, rows of the ledger: 1, problems: 0\n")
-    assert kept == ["nightly-2", "nightly-3"]           # one of the year 2000 and later, and day 14
+    assert kept == ["nightly-2", "nightly-3"]           # the new one, and that of the last day
 
 
 def test_nightly_backup_that_cannot_be_made_has_status_1(shop, nightly):
