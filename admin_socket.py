@@ -31,6 +31,11 @@ def default_path(database, port):
     return os.path.realpath(database) + ".sock"
 
 
+def chosen_path(options):
+    """Return the path of the admin socket that the options of a program name."""
+    return options.admin_socket or default_path(options.database, options.port)
+
+
 @contextlib.contextmanager
 def short_name(path):
     """Return a context with a name of the path that an address of a Unix socket has room for."""

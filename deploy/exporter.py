@@ -6,7 +6,7 @@ from itertools import accumulate
 from prometheus_client import CollectorRegistry, core, start_http_server
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 import cli
-from admin_socket import AdminClient, default_path
+from admin_socket import AdminClient, chosen_path
 from protocol import ErrorCode, RpcError, ServerGone
 
 GAUGES = {"uptime_seconds": "Time since the start.", "clients": "Connections.",
@@ -52,7 +52,7 @@ if __name__ == "__main__":
     cli.add_exporter_options(parser)
     options = parser.parse_args()
     registry = CollectorRegistry()
-    registry.register(Collector(options.admin_socket or default_path(options.database, options.port)))
+    registry.register(Collector(chosen_path(options)))
     try:
         start_http_server(*options.listen, registry)[1].join()
     except OSError as error:

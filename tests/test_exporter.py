@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-from itertools import accumulate
 
 import pytest
 from conftest import PATIENCE, ROOT, Peer, environment, free_port, wait_for
@@ -16,6 +15,7 @@ from conftest import PATIENCE, ROOT, Peer, environment, free_port, wait_for
 if sys.version_info < (3, 8):
     pytest.skip("prometheus_client needs Python 3.8", allow_module_level=True)
 
+from itertools import accumulate
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 

@@ -263,7 +263,8 @@ def test_backup_as_written(shop):
 def nightly(shop):
     """Return a function that does what the timer starts: (exit status, output, nightly backups).
 
-    There are two old backups of it, and an unfinished one; one is of the last day that is kept.
+    Of earlier nights there are a backup that is too old, an unfinished one, and one of the last day
+    that is kept; `mine.db` is not the timer's.
     """
     keep_days, = re.findall("^Environment=KEEP_DAYS=(.*)$", read("deploy", "lavka-backup.service"),
                             re.MULTILINE)
