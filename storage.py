@@ -179,6 +179,21 @@ class Storage(object):
         """Write a copy of one state to a file, without fsync. Raises CannotBackUp."""
         raise NotImplementedError()
 
+    # --- for the command `copy`: a database that receives all rows of another one ---------------
+
+    def receiving(self, source):
+        """Return a context in which `write` fills the database, in one durable transaction.
+
+        Missing tables are created in that transaction, too. No server can start meanwhile. `source`
+        is the storage that is read. Raises CannotOpen where the database is that one, is not empty,
+        or is open in a server.
+        """
+        raise NotImplementedError()
+
+    def write(self, table, columns, rows):
+        """Add a list of rows to a table, in the order of these columns, in `receiving`."""
+        raise NotImplementedError()
+
 
 def describe(error):
     """Return the first line of what one of STORAGE_ERRORS says, escaped."""
