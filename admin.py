@@ -1,5 +1,5 @@
 # -*- coding: utf-8 -*-
-"""The operators' commands; each is safe while servers run on the database.
+"""The operators' program: its arguments, its output, and its errors as exit statuses.
 
     python admin.py [--database DATABASE] COMMAND       --help lists the commands
 """
@@ -17,211 +17,43 @@ import errno
 import io
 import locale
 import logging
-import pwd
 import signal
-import tempfile
-import time
 
 import cli
-import ledger
-from constants import MAX_CREDITS
+from admin_database import backup, give, grant, history, show, unprotect, verify
+from cli import CommandFailed
 from db import open_storage
-from log import monotonic
-from models import TABLES, Account, AccountKey, Trade
-from storage import STORAGE_ERRORS, CannotBackUp, CannotOpen, describe, is_usable
-from text import escape, quote
+from storage import STORAGE_ERRORS, CannotBackUp, CannotOpen, describe
+from transfer import copy
 
 log = logging.getLogger("lavka.admin")
 
 
-class CommandFailed(Exception):
-    """A command was not carried out; the text is one sentence for whoever typed it."""
+def open_database(options):
+    """Return the storage that --database names, not open yet. Raises CannotOpen."""
+    return open_storage(options.database)
 
 
-# --- the commands -----------------------------------------------------------------------------
-# Each gets the storage, which is not open yet, and a text stream for its output; it may return an
-# exit status. It raises CannotOpen, CannotBackUp, CommandFailed, one of STORAGE_ERRORS, or an
-# EnvironmentError.
+# Arguments as argparse has them: (name or flag, its options).
+NICKNAME = ("nickname", {"type": cli.text, "help": "whose account"})
+ITEM = ("item", {"type": cli.text, "help": "an item of the catalog, in any case"})
+CREDITS = ("credits", {"type": cli.credits_to_grant, "help": "how many; below 0 to take some"})
+REASON = ("--reason", {"type": cli.reason, "help": "why, for the ledger"})
+FILE = ("file", {"type": cli.path, "help": "the copy; it must not exist"})
+TARGET = ("target", {"type": cli.path, "metavar": "DATABASE",
+                     "help": "the copy: an SQLite file or a URL, without accounts"})
 
-def verify(storage, out):
-    """Check the file, replay the ledger and compare it with every account. The exit status is 1
-    if anything is not as it should be. (PostgreSQL has its own tools to check its files.)"""
-    with storage.reading(), Progress("checking the file") as progress:
-        storage.begin_reading(progress)
-        accounts, rows = [storage.query("SELECT COUNT(*) FROM " + table).fetchone()[0]
-                          for table in ("account", "trade")]
-        found = 0
-        for problem in _problems(storage, progress, accounts):
-            found += 1
-            progress.clear()
-            out.write("%s\n" % problem)
-    out.write("accounts: %d, rows of the ledger: %d, problems: %d\n" % (accounts, rows, found))
-    return 1 if found else 0
-
-
-def _problems(storage, progress, accounts):
-    """Yield what is wrong with the files, then what is wrong with the accounts."""
-    for damage in storage.find_damage():
-        yield damage
-    for nickname, id in storage.query(
-            "SELECT CAST(nickname AS TEXT), account_id FROM account_key LEFT JOIN account "
-            "ON id = account_id WHERE id IS NULL OR length(hash) != 64 ORDER BY account_id"):
-        yield ("a key belongs to account %d, which is not there" % id if nickname is None else
-               "account %s: the hash of its key is none that the shop writes" % quote(nickname))
-    progress.stage("sorting the ledger")
-    for number, problems in enumerate(ledger.find_differences(storage.stream(ledger.ROWS))):
-        progress.advance("replaying the ledger", number, accounts)
-        for problem in problems:
-            yield problem
-
-
-def history(storage, out, nickname):
-    """Print what the ledger has of an account, the oldest row first."""
-    with storage.reading():
-        layout = "%-19s  %-8s  %7s  %9s  %s"
-        id = _find(storage, nickname)[0]
-        out.write(layout % ("time (UTC)", "what", "price", "credits", "item") + "\n")
-        for moment, kind, price, credits, item, note in storage.query(
-                "SELECT " + storage.MOMENT + ", CAST(what AS TEXT), price, credits, "
-                "CAST(item AS TEXT), CAST(note AS TEXT) FROM trade WHERE account_id = ? "
-                "ORDER BY id", id):
-            price = "" if kind == Trade.OPENING else price
-            line = layout % (moment, kind, price, credits, "by " + note if note else item)
-            out.write(escape(line.rstrip()) + "\n")
-
-
-def show(storage, out, nickname):
-    """Print an account, and whether it is protected by a key."""
-    with storage.reading():
-        id, credits, items = _find_usable(storage, nickname)
-        key = storage.query("SELECT 1 FROM account_key WHERE account_id = ?", id).fetchone()
-    out.write("nickname  %s\ncredits   %s\nitems     %s\nprotected %s\n" % (
-        quote(nickname), credits, escape(items).replace(",", ", ") or "none",
-        "yes" if key else "no"))
-
-
-def backup(storage, out, target):
-    """Write a copy of the database, as it is at one moment, to a new file: an SQLite file, or of
-    PostgreSQL what pg_restore reads."""
-    folder = os.path.dirname(os.path.abspath(target))
-    if os.path.lexists(target):
-        raise CommandFailed("%s exists already; a backup overwrites nothing" % target)
-    # Only `account` is needed: a file from before the ledger is backed up before its upgrade.
-    with storage.reading([Account]):
-        handle, unfinished = tempfile.mkstemp(".unfinished", os.path.basename(target) + ".", folder)
-        try:
-            with Progress("copying") as progress:
-                storage.copy_to(unfinished, progress)
-                os.fsync(handle)
-            os.link(unfinished, target)                 # fails where rename would overwrite
-        finally:
-            os.remove(unfinished)
-            os.close(handle)
-    folder = os.open(folder, os.O_RDONLY)
-    os.fsync(folder)                                    # makes the name durable, too
-    os.close(folder)
-    out.write("%s has %d bytes\n" % (target, os.path.getsize(target)))
-
-
-def grant(storage, out, nickname, credits):
-    """Give an account credits, or take some with a number below 0. Its player may be logged in,
-    and sees them with the next buy or sell. A request that arrives at the same instant is refused
-    once; nothing is lost."""
-    with storage.changing(), storage.database.bind_ctx(TABLES):
-        id, before, _ = _find_usable(storage, nickname, storage.SELECT_TO_CHANGE)
-        after = before + credits
-        if not 0 <= after <= MAX_CREDITS:
-            raise CommandFailed("%s has %d credits; they can be 0 to %d"
-                                % (quote(nickname), before, MAX_CREDITS))
-        Account.update(credits=after).where(Account.id == id).execute()
-        Trade.create(account=id, time=int(time.time()), what=Trade.GRANT, item="",
-                     price=credits, credits=after, note=_user())
-    out.write("%s has %d credits now\n" % (quote(nickname), after))
-
-
-def unprotect(storage, out, nickname):
-    """Remove the key of an account, for an owner who has lost it. From then on the nickname alone
-    opens it. Its player may be logged in."""
-    with storage.changing(), storage.database.bind_ctx(TABLES):
-        id = _find(storage, nickname, storage.SELECT_TO_CHANGE)[0]
-        if not AccountKey.delete().where(AccountKey.account == id).execute():
-            raise CommandFailed("the account %s has no key" % quote(nickname))
-    out.write("%s needs no key now\n" % quote(nickname))
-
-
-def _user():
-    """Return the name of the system's user who types the command."""
-    try:
-        return "%s" % pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:                        # in a container, say
-        return "uid %d" % os.getuid()
-
-
-def _find(storage, nickname, select=None):
-    """Return the row of an account. Raises CommandFailed."""
-    row = storage.query(select or storage.SELECT, nickname).fetchone()
-    if row is None:
-        raise CommandFailed("there is no account %s" % quote(nickname))
-    return row
-
-
-def _find_usable(storage, nickname, select=None):
-    row = _find(storage, nickname, select)
-    if not is_usable(row):
-        raise CommandFailed("the row of account %s cannot be used; verify tells more"
-                            % quote(nickname))
-    return row
-
-
-class Progress(object):
-    """One line on the terminal about a long command; nothing where there is no terminal."""
-
-    def __init__(self, stage):
-        self.is_terminal = sys.stderr is not None and sys.stderr.isatty()
-        self.begin = monotonic()
-        self.stage(stage)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self.clear()
-
-    def stage(self, text):
-        """Show what begins."""
-        self.text = text
-        self.draw()
-
-    def advance(self, text, done, total):
-        """Show a bar; called for each of many small steps."""
-        if not done % 5000:
-            full = 30 * done // max(total, 1)
-            self.stage("%s [%s%s] %3d %%" % (text, "#" * full, "." * (30 - full),
-                                             100 * done // max(total, 1)))
-
-    def draw(self):
-        """Draw the line again, with the seconds that have passed."""
-        if self.is_terminal:        # ESC[?7l: the terminal cuts the line instead of wrapping it
-            sys.stderr.write(str("\r\x1b[?7l%s %d s\x1b[K\x1b[?7h"
-                                 % (self.text, monotonic() - self.begin)))
-            sys.stderr.flush()
-
-    def clear(self):
-        if self.is_terminal:
-            sys.stderr.write(str("\r\x1b[K"))
-            sys.stderr.flush()
-
-
-# --- python admin.py --------------------------------------------------------------------------
-
-NICKNAME = ("nickname", cli.text, "whose account")
-COMMANDS = [        # each with its arguments: name, type, meaning
-    (verify, []),
-    (history, [NICKNAME]),
-    (show, [NICKNAME]),
-    (backup, [("file", cli.path, "the copy; it must not exist")]),
-    (grant, [NICKNAME, ("credits", cli.credits_to_grant, "how many; below 0 to take some")]),
-    (unprotect, [NICKNAME]),
+# Each command with the function that opens what it works on, and with its arguments. A command gets
+# what was opened, a text stream for its output, and the values of its arguments.
+COMMANDS = [
+    (verify, open_database, []),
+    (history, open_database, [NICKNAME]),
+    (show, open_database, [NICKNAME]),
+    (backup, open_database, [FILE]),
+    (copy, open_database, [TARGET]),
+    (give, open_database, [NICKNAME, ITEM, REASON]),
+    (grant, open_database, [NICKNAME, CREDITS, REASON]),
+    (unprotect, open_database, [NICKNAME]),
 ]
 
 
@@ -235,7 +67,7 @@ def main(arguments=None):
     interrupted = 128 + signal.SIGINT                           # as shells have it
     out = _open_output()
     try:
-        status = chosen.run(open_storage(chosen.database), out,
+        status = chosen.run(chosen.open(chosen), out,
                             *[getattr(chosen, name) for name in chosen.parameters]) or 0
         return status if _close_output(out) else 1
     except (CannotOpen, CannotBackUp, CommandFailed) as error:
@@ -254,7 +86,8 @@ def main(arguments=None):
 
 
 def parse(arguments):
-    """Return the options: `run`, the command; `parameters`, the names of its arguments; `database`.
+    """Return the options: `run`, the command; `open`, what opens what it works on; `parameters`,
+    the names of its arguments; the arguments themselves; `database`.
 
     The option --database may stand before or behind the command.
     """
@@ -265,16 +98,21 @@ def parse(arguments):
                         "command may be used while a server runs on them.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     commands.required = True
-    for run, parameters in COMMANDS:
+    for run, opener, parameters in COMMANDS:
         meaning = run.__doc__ or ""             # python -OO has no docstrings
         command = commands.add_parser(run.__name__, parents=[common], description=meaning,
                                       help=meaning.split(".")[0].replace("\n   ", ""))
-        for name, kind, meaning in parameters:
-            command.add_argument(name, type=kind, metavar=name.upper(), help=meaning)
-        command.set_defaults(run=run, parameters=[name for name, _, _ in parameters])
+        actions = [command.add_argument(name, **_with_metavar(name, settings))
+                   for name, settings in parameters]
+        command.set_defaults(run=run, open=opener, parameters=[each.dest for each in actions])
     chosen = parser.parse_args(rest)
-    chosen.database = options.database
+    vars(chosen).update(vars(options))
     return chosen
+
+
+def _with_metavar(name, settings):
+    """Return the options of an argument, with its name in capitals for the help, as flags have."""
+    return settings if name.startswith("-") else dict({"metavar": name.upper()}, **settings)
 
 
 def _open_output():

@@ -10,8 +10,12 @@ import select
 import signal
 import sys
 
-from constants import DATABASE, HOST, METRICS_PORT, PORT, VERSION
-from text import Text, quote
+from constants import DATABASE, HOST, MAX_REASON, METRICS_PORT, PORT, VERSION
+from text import Text, is_whole, quote
+
+
+class CommandFailed(Exception):
+    """A command was not carried out; the text is one sentence for whoever typed it."""
 
 
 def prepare_process():
@@ -149,6 +153,14 @@ def credits_to_grant(argument):
     if not number:
         raise argparse.ArgumentTypeError("%s is not a number of credits to give or take" % argument)
     return number
+
+
+def reason(argument):
+    """Return why something is given, for the ledger, as text."""
+    word = text(argument)
+    if not 0 < len(word) <= MAX_REASON or "\0" in word or not is_whole(word):
+        raise argparse.ArgumentTypeError("a reason is text of 1 to %d characters" % MAX_REASON)
+    return word
 
 
 # --- standard files ---------------------------------------------------------------------------

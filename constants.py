@@ -43,6 +43,8 @@ DATABASE = "lavka.db"         # in the working directory
 MAX_LINE = 65536              # one message with its end of line; bounds a client's input buffer
 MAX_BATCH = 64                # requests in one JSON-RPC batch; bounds what one line can ask for
 MAX_NICKNAME = 255            # characters (code points); the size of the column
+MAX_REASON = 200              # characters of an operator's reason: a sentence or two, which stay in
+                              # the ledger for ever
 KEY_LENGTHS = (32, 128)       # characters of an account's key: 32 hexadecimal digits are 128 bits
 MAX_DEPTH = 100               # nesting of JSON; a request needs 3, interpreters give up at 1000
 MAX_DIGITS = 4300             # digits of a JSON integer; int() is quadratic, and CPython >= 3.11
@@ -110,6 +112,11 @@ WAL_LARGE = 4 * WAL_SIZE      # bytes of its file from which on a thread makes t
                               # the loop, each MB would stop all players for 2 ms
 WAL_REST = 262144             # bytes that the thread leaves to the loop, which copies them in 2 ms
 WAL_STEP = 32 * 1024 * 1024   # bytes by which a large file shrinks at once, in some 20 ms
+
+# --- copying a database -----------------------------------------------------------------------
+
+COPY_ROWS = 5000              # read, checked and written at once, in some 30 ms: fast, and little
+                              # memory; Ctrl-C waits so long at most
 
 # --- PostgreSQL -------------------------------------------------------------------------------
 

@@ -69,11 +69,13 @@ def _replay(account, changes):
 
 
 def _move_item(kind, item, items):
-    """Add a bought item to the list, or remove a sold one; returns what is wrong with that."""
+    """Add an item that was bought or given to the list, or remove one that was sold; returns what
+    is wrong with that."""
     problem = None
-    if kind == Trade.PURCHASE:
+    if kind in (Trade.PURCHASE, Trade.GIFT):
         if item in items:
-            problem = " buys %s, which was owned" % quote(item)
+            problem = " %s %s, which was owned" % (
+                "buys" if kind == Trade.PURCHASE else "gives", quote(item))
         items.append(item)
     elif kind == Trade.SALE:
         if item in items:
@@ -93,4 +95,6 @@ def _is_valid_change(row):
         return False
     if kind in (Trade.PURCHASE, Trade.SALE):
         return item != "" and price > 0
+    if kind == Trade.GIFT:
+        return item != "" and price == 0
     return kind == Trade.OPENING and price == 0 or kind == Trade.GRANT and item == ""

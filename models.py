@@ -33,16 +33,18 @@ class Trade(peewee.Model):
     neither an index on `account`, which would halve the speed of a commit, nor a CHECK of `what`,
     which takes as long as the whole row; `python admin.py verify` finds wrong rows instead.
     """
-    OPENING, PURCHASE, SALE, GRANT = "opening", "purchase", "sale", "grant"
+    OPENING, PURCHASE, SALE = "opening", "purchase", "sale"
+    GRANT, GIFT = "grant", "gift"               # by an operator: credits, an item
 
     id = peewee.BigAutoField()
     account = peewee.ForeignKeyField(Account, index=False)
     time = peewee.TimestampField(utc=True)      # of the commit, in seconds since 1970
-    what = peewee.CharField(max_length=8)       # the kind of change, one of the four above
+    what = peewee.CharField(max_length=8)       # the kind of change, one of the five above
     item = peewee.TextField()                   # or, of an account's opening, all that it owned
     price = peewee.BigIntegerField()            # paid or got for the item; the credits of a grant
     credits = peewee.BigIntegerField(constraints=[peewee.Check("credits >= 0")])    # afterwards
-    note = peewee.TextField()                   # who made the grant; empty for players' changes
+    note = peewee.TextField()                   # an operator's name, and ": " with the reason, if
+                                                # there is one; empty for players' changes
 
     class Meta(object):
         table_name = "trade"

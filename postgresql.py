@@ -312,17 +312,20 @@ class PostgreSQL(Storage):
                 self.query("SELECT pg_advisory_xact_lock(hashtextextended('', 0))")
                 if upgrade_only:
                     check_schema(self.database, self.name, [Account])
-                is_upgrade = is_outdated(self.database)
-                create_tables(self.database, self.name)
-                if is_upgrade:
-                    # Behind the locks of the change, at which the start of a server waits.
-                    self._connector.check_alone(self.database)
-                    # So that an older server, if one hides, can store nothing.
-                    self.query("ALTER TABLE trade ALTER COLUMN note DROP DEFAULT")
+                self._create_missing()
         except STORAGE_ERRORS as error:
             raise CannotOpen("cannot create the tables in %s: %s" % (self.name, describe(error)))
         finally:
             self.database.close()
+
+    def _create_missing(self):
+        is_upgrade = is_outdated(self.database)
+        create_tables(self.database, self.name)
+        if is_upgrade:
+            # Behind the locks of the change, at which the start of a server waits.
+            self._connector.check_alone(self.database)
+            # So that an older server, if one hides, can store nothing.
+            self.query("ALTER TABLE trade ALTER COLUMN note DROP DEFAULT")
 
     def _open(self, models):
         """Connect to a database that has the tables of the models. Raises CannotOpen."""
@@ -357,7 +360,7 @@ class PostgreSQL(Storage):
         return self.database.execute_sql(sql.replace("?", "%s"), parameters)
 
     def stream(self, sql):
-        self.query("DECLARE stream NO SCROLL CURSOR FOR " + sql)
+        self.query("CLOSE ALL; DECLARE stream NO SCROLL CURSOR FOR " + sql)
         fetch = iter(lambda: self.query("FETCH 10000 FROM stream").fetchall(), [])
         return itertools.chain.from_iterable(fetch)
 

@@ -3,6 +3,7 @@
 from __future__ import unicode_literals
 
 import errno
+import io
 import os
 import re
 import select
@@ -139,11 +140,10 @@ class Connector(object):
         self.engine = "PostgreSQL " + version.split()[0]
 
     def check_alone(self, database):
-        """Check before an upgrade that no older server runs, which would go on without what is
-        added. Raises CannotOpen.
+        """Check that no server runs on the database. Raises CannotOpen.
 
         A server has the name, or players, whose nicknames are advisory locks. Whoever waits for
-        such a lock is another run of the upgrade.
+        such a lock is another program that checks this.
         """
         others, = database.execute_sql(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
@@ -153,7 +153,7 @@ class Connector(object):
             (APPLICATION_NAME,)).fetchone()
         if others:
             raise CannotOpen("%d of Lavka's programs have the database %s open: stop all of its "
-                             "servers before this upgrade" % (others, self.name))
+                             "servers first" % (others, self.name))
 
     def _wait(self, connection):
         """Wait until the driver can go on: its wait callback.
@@ -178,6 +178,19 @@ class Connector(object):
             else:
                 if not is_ready:                # the driver then ends the connection
                     raise self.driver.OperationalError("no answer for %s s" % seconds)
+
+    def copy_in(self, database, sql, data):
+        """Execute a COPY FROM STDIN with these bytes as its input. Raises a PeeweeException.
+
+        libpq waits meanwhile, and signals with it: the driver has no COPY with a wait callback.
+        """
+        self.driver.extensions.set_wait_callback(None)
+        try:
+            database.cursor().copy_expert(sql, io.BytesIO(data))
+        except self.driver.Error as error:
+            raise peewee.OperationalError(error, *error.args)
+        finally:
+            self.driver.extensions.set_wait_callback(self._wait)
 
     def dump(self, path):
         """Have pg_dump write a file, for pg_restore. Raises CannotBackUp."""

@@ -70,6 +70,15 @@ def check_schema(database, name, models):
             raise CannotOpen("the table %s of %s is not that of this program" % (table, name))
 
 
+def check_empty(database, name):
+    """Check that no table of ours has a row; tables may be missing. Raises CannotOpen."""
+    for model in TABLES:
+        if model.table_exists() and database.execute_sql(
+                "SELECT 1 FROM %s LIMIT 1" % model._meta.table_name).fetchone():
+            raise CannotOpen("the database %s is not empty: its table %s has rows"
+                             % (name, model._meta.table_name))
+
+
 def _columns(database, model):
     return {column.name for column in database.get_columns(model._meta.table_name)}
 

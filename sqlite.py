@@ -24,11 +24,11 @@ from storage import STORAGE_ERRORS, CannotOpen, Storage, UnusableRow, check_usab
 from text import Text, show
 
 # The settings of a connection that writes.
-_DURABLE = [("journal_mode", "wal"), ("synchronous", "full"), ("foreign_keys", 1)]
+DURABLE = [("journal_mode", "wal"), ("synchronous", "full"), ("foreign_keys", 1)]
 
 # The setting of a connection that may run beside a server: it makes no checkpoint. Two connections
 # that do so at once can damage the file, before SQLite 3.51.3 (sqlite.org/wal.html, section 11).
-_BESIDE_A_SERVER = [("wal_autocheckpoint", 0)]
+BESIDE_A_SERVER = [("wal_autocheckpoint", 0)]
 
 
 class SQLite(Storage):
@@ -54,11 +54,11 @@ class SQLite(Storage):
     def serve(self):
         path = self._path()
         self._check_exists(path)
-        _check_one_name(path, self.name)
+        check_one_name(path, self.name)
         with self._explained():
             self._files = HeldFiles(path)
         try:
-            self._open(BUSY_SECONDS, _DURABLE)
+            self._open(BUSY_SECONDS, DURABLE)
             try:
                 with self._explained():
                     self._files.remember()
@@ -186,10 +186,10 @@ class SQLite(Storage):
         if upgrade_only:
             self._check_exists(path)
         if os.path.exists(path):
-            _check_one_name(path, self.name)
+            check_one_name(path, self.name)
         # The page size comes first: it is fixed once the journal mode is set.
         self._connect(COMMAND_BUSY_SECONDS,
-                      [("page_size", PAGE_SIZE)] + _DURABLE + _BESIDE_A_SERVER)
+                      [("page_size", PAGE_SIZE)] + DURABLE + BESIDE_A_SERVER)
         try:
             with self.database.bind_ctx(TABLES):
                 if upgrade_only:
@@ -213,18 +213,17 @@ class SQLite(Storage):
     def reading(self, models=TABLES):
         """See `Storage`. Changes nothing in the file, not even a setting: it may be a backup."""
         self._check_exists(self._check_names())
-        self._open(COMMAND_BUSY_SECONDS, _BESIDE_A_SERVER, models)
+        self._open(COMMAND_BUSY_SECONDS, BESIDE_A_SERVER, models)
         with contextlib.closing(self.database):
-            # Broken text of other programs is shown, instead of ending the command.
-            self.database.connection().text_factory = lambda data: data.decode("utf-8", "replace")
+            self.database.connection().text_factory = _decode
             yield
 
     @contextlib.contextmanager
     def changing(self):
         path = self._check_names()
         self._check_exists(path)
-        _check_one_name(path, self.name)
-        self._open(COMMAND_BUSY_SECONDS, _DURABLE + _BESIDE_A_SERVER)
+        check_one_name(path, self.name)
+        self._open(COMMAND_BUSY_SECONDS, DURABLE + BESIDE_A_SERVER)
         with contextlib.closing(self.database), self._transaction():
             yield
         problem = conflict(path)        # again: the file may have been moved during the wait
@@ -312,7 +311,7 @@ class SQLite(Storage):
             raise
 
     def _connect(self, busy_seconds, pragmas):
-        """Connect; with _DURABLE among the pragmas, check that commits will be durable.
+        """Connect; with DURABLE among the pragmas, check that commits will be durable.
 
         `busy_seconds` is the busy timeout. Raises CannotOpen.
         """
@@ -331,6 +330,18 @@ class SQLite(Storage):
                              "%s)" % (self.name, settings))
 
 
+class BrokenText(Text):
+    """Text of another program that is not UTF-8, as well as it can be shown."""
+
+
+def _decode(data):
+    """Return a text of the database. Broken text does not end a command."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeError:
+        return BrokenText(data.decode("utf-8", "replace"))
+
+
 def _check_accounts(storage):
     """Check before an upgrade that the ledger can hold each account. Raises CannotOpen."""
     row = storage.query(
@@ -341,7 +352,7 @@ def _check_accounts(storage):
                          "the upgrade" % (show(row[0]), storage.name))
 
 
-def _check_one_name(path, name):
+def check_one_name(path, name):
     """Check that the file has no second name: SQLite's log has the name that was opened. Raises
     CannotOpen."""
     status = os.stat(path)

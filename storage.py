@@ -180,6 +180,24 @@ class Storage(object):
         raise NotImplementedError()
 
 
+class Target(object):
+    """The base of `sqlite_target.SQLiteTarget` and `postgresql_target.PostgreSQLTarget`: a storage
+    that receives all rows of another one, for the command `copy`."""
+
+    def receiving(self, source):
+        """Return a context in which `write` fills the database, in one durable transaction.
+
+        Missing tables are created in that transaction, too. No server can start meanwhile. `source`
+        is the storage that is read. Raises CannotOpen where the database is that one, is not empty,
+        or is open in a server.
+        """
+        raise NotImplementedError()
+
+    def write(self, table, columns, rows):
+        """Add a list of rows to a table, in the order of these columns, in `receiving`."""
+        raise NotImplementedError()
+
+
 def describe(error):
     """Return the first line of what one of STORAGE_ERRORS says, escaped."""
     if isinstance(error, UnicodeError):

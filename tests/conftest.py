@@ -30,7 +30,7 @@ CLIENT = os.path.join(ROOT, "client.py")
 WAITING = "Waiting for the server ..."     # what it says when an answer takes long
 sys.path.insert(0, ROOT)
 
-import admin        # noqa: E402
+import admin_database   # noqa: E402
 import admin_socket     # noqa: E402
 import db           # noqa: E402
 import listener     # noqa: E402
@@ -76,7 +76,7 @@ def player_environment(**variables):
 def audit(database):
     """Hold the ledger of a database against its accounts, as `python admin.py verify` does."""
     out = io.StringIO()
-    assert admin.verify(db.open_storage(database), out) == 0, out.getvalue()
+    assert admin_database.verify(db.open_storage(database), out) == 0, out.getvalue()
 
 
 class Peer(object):

@@ -4,21 +4,23 @@ from __future__ import unicode_literals
 
 import io
 import os
+import pwd
 import signal
 import subprocess
 import sys
 
 import pexpect
 import pytest
-from conftest import (CHEAP, PATIENCE, ROOT, account_rows, audit, both, environment, ledger_rows,
-                      is_full, log_in_stored, on_postgresql, run_in_shell, run_program, small_pipe,
-                      wait_for)
+from conftest import (CHEAP, PATIENCE, ROOT, Peer, account_rows, audit, both, environment, is_full,
+                      ledger_rows, log_in_stored, on_postgresql, run_in_shell, run_program,
+                      small_pipe, wait_for)
 
-import admin
+import admin_database
 import db
-from constants import MAX_CREDITS, VERSION
+import progress
+from constants import ITEMS, MAX_CREDITS, MAX_REASON, VERSION
 
-COMMANDS = ("verify", "history", "show", "backup", "grant", "unprotect")
+COMMANDS = ("verify", "history", "show", "backup", "copy", "give", "grant", "unprotect")
 
 
 def run(*arguments, **options):
@@ -48,6 +50,8 @@ def played(shop, outside, database):
 @pytest.mark.parametrize("arguments", [
     (), ("--database", "lavka.db"), ("steal", "ann"), ("create",), ("verify", "ann"),
     ("history",), ("show",), ("grant", "ann"), ("grant", "ann", "many"), ("grant", "ann", "0"),
+    ("give", "ann"), ("give", "ann", "bow", "--reason"), ("give", "ann", "bow", "--reason", ""),
+    ("grant", "ann", "5", "--reason", "x" * (MAX_REASON + 1)), ("copy",),
     ("backup",), ("backup", ""), ("--databse", "lavka.db", "verify")])
 def test_wrong_arguments_end_with_usage_and_status_2(played, directory, arguments):
     status, out, err = run(*arguments, cwd=directory)
@@ -167,6 +171,54 @@ def test_grant_whose_output_cannot_be_written_says_that_it_is_done(played, direc
     assert ledger_rows(outside, "ann")[-1] == ("grant", "", 5, 480)
 
 
+# --- give, and reasons ----------------------------------------------------------------------------
+
+@both
+def test_gift_reaches_a_player_who_is_logged_in_to_a_server(start, database, directory, outside):
+    peer = Peer(start(database=database).port, "ann")
+    credits = account_rows(outside)[0][1]
+    assert run("give", "ann", "BoW", cwd=directory, LAVKA_DATABASE=database) == (
+        0, '"ann" has the bow now\n', "")
+    account = peer.call("buy", item=CHEAP)["result"]["account"]
+    assert account["items"] == ["bow", CHEAP]
+    assert account["credits"] == credits - ITEMS[CHEAP]
+    assert run("give", "ann", "torch", cwd=directory, LAVKA_DATABASE=database)[0] == 0
+    assert peer.call("sell", item="torch")["result"]["account"]["items"] == ["bow", CHEAP]
+    assert [row[:3] for row in ledger_rows(outside, "ann")[1:]] == [
+        ("gift", "bow", 0), ("purchase", CHEAP, 25), ("gift", "torch", 0), ("sale", "torch", 40)]
+    peer.close()
+    audit(database)
+
+
+@both
+@pytest.mark.parametrize("nickname, item, says", [
+    ("ann", CHEAP.upper(), '"ann" owns the %s already\n' % CHEAP),
+    ("ann", "po", 'there is no item "po" in the catalog, which has: potion, torch, dagger, '),
+    ("no\nbody", "bow", 'there is no account "no\\u000abody"\n')])
+def test_refused_gift_changes_nothing(played, directory, outside, database, nickname, item, says):
+    before = account_rows(outside), ledger_rows(outside, "ann")
+    status, out, err = run("give", nickname, item, cwd=directory, LAVKA_DATABASE=database)
+    assert (status, out, err.count("\n")) == (1, "", 1) and err.startswith(says)
+    assert (account_rows(outside), ledger_rows(outside, "ann")) == before
+
+
+@both
+def test_history_shows_gift_and_reason_escaped(played, directory, outside, database):
+    user = pwd.getpwuid(os.getuid()).pw_name
+    reason = "refund: \x1b[31mБ\n" + "x" * (MAX_REASON - 15)
+    for command in (["give", "ann", "bow", "--reason", reason],
+                    ["grant", "ann", "5", "--reason=-5"], ["give", "ann", "horse"]):
+        assert run(*command, cwd=directory, LAVKA_DATABASE=database, LC_ALL="C.UTF-8")[0] == 0
+    notes = [note for note, in outside.execute("SELECT note FROM trade WHERE note != ''")]
+    assert notes == ["%s: %s" % (user, reason), "%s: -5" % user, user]
+    out = run("history", "ann", cwd=directory, LAVKA_DATABASE=database, LC_ALL="C.UTF-8")[1]
+    assert [line.split(None, 2)[2].split(None, 1 + ("grant" in line)) for line in
+            out.splitlines()[-3:]] == [
+        ["gift", "475  bow by %s: refund: \\u001b[31mБ\\u000a%s" % (user, "x" * (MAX_REASON - 15))],
+        ["grant", "5", "480  by %s: -5" % user], ["gift", "480  horse by %s" % user]]
+    audit(database)
+
+
 # --- verify ---------------------------------------------------------------------------------------
 
 DAMAGE = [
@@ -242,7 +294,7 @@ def check_damage(outside, database, damage, says):
 
 def verify(database):
     out = io.StringIO()
-    return admin.verify(db.open_storage(database), out), out.getvalue()
+    return admin_database.verify(db.open_storage(database), out), out.getvalue()
 
 
 @both
@@ -408,13 +460,13 @@ def test_long_command_shows_its_progress_on_a_terminal(outside, directory):
 
 def test_progress_counts_seconds_of_a_monotonic_clock(monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(admin, "monotonic", lambda: now[0])
-    monkeypatch.setattr(admin.sys, "stderr", Terminal())
-    progress = admin.Progress("copying")
+    monkeypatch.setattr(progress, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.sys, "stderr", Terminal())
+    line = progress.Progress("copying")
     now[0] += 61.9
-    progress.draw()
-    progress.clear()
-    assert admin.sys.stderr.getvalue() == (
+    line.draw()
+    line.clear()
+    assert progress.sys.stderr.getvalue() == (
         "\r\x1b[?7lcopying 0 s\x1b[K\x1b[?7h\r\x1b[?7lcopying 61 s\x1b[K\x1b[?7h\r\x1b[K")
 
 

@@ -28,13 +28,19 @@ ARROWS = {
     "files": "constants log",
     "checkpoint": "constants log storage text",
     "sqlite": "checkpoint constants files models schema storage text",
+    "sqlite_target": "constants files models schema sqlite storage",
     "postgresql_connection": "constants storage text",
     "postgresql_locks": "constants log postgresql_connection storage",
     "postgresql": "constants log models postgresql_connection postgresql_locks schema storage text",
     "ledger": "models text",
     "db": "cli constants log models postgresql sqlite storage text",
+    "postgresql_target": "models postgresql postgresql_connection schema storage text",
+    "progress": "log",
+    "admin_database": "cli constants ledger models progress storage text",
+    "transfer": "admin_database cli constants models postgresql_target progress sqlite_target "
+                "storage text",
     "rpc": "constants log protocol",
-    "admin": "cli constants db ledger log models storage text",
+    "admin": "admin_database cli db storage transfer",
     "session": "constants protocol",
     "stats": "constants log protocol",
     "players": "constants session text",
@@ -126,4 +132,5 @@ def test_only_the_connection_to_postgresql_knows_its_driver():
 def test_text_in_the_log_is_cut():
     """`quote` is for the commands that show it to people; the log's lines take an `excerpt`."""
     found = lines_with(r"\b(?<!def )quote\(")
-    assert {name for name, _ in found} == {"admin", "admin_server", "cli", "ledger", "text"}
+    assert {name for name, _ in found} == {
+        "admin_database", "admin_server", "cli", "ledger", "text"}

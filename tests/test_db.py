@@ -15,7 +15,7 @@ import pytest
 from conftest import (CHEAP, ROOT, account_rows, audit, both, connect, environment, hold,
                       ledger_rows, log_in_stored, refusal_of, run_in_shell, run_program)
 
-import admin
+import admin_database
 import db
 from constants import CREDITS_RANGE, ITEMS, MAX_CREDITS, MAX_NICKNAME, VERSION
 from models import Account
@@ -402,7 +402,7 @@ def test_trade_refreshes_an_account_that_was_granted_credits(shop, database):
 
 
 def grant(database, nickname, credits):
-    admin.grant(db.open_storage(database), io.StringIO(), nickname, credits)
+    admin_database.grant(db.open_storage(database), io.StringIO(), nickname, credits)
 
 
 @both

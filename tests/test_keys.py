@@ -17,7 +17,7 @@ from conftest import (CHEAP, ROOT, Driver, Peer, account_of, audit, both, both_s
                       environment, hold, on_postgresql, reason, record_statements, request,
                       run_program, wait_for)
 
-import admin
+import admin_database
 import constants
 import db
 from session import FOREVER, Session
@@ -531,7 +531,7 @@ def test_database_lost_in_the_tick_of_a_takeover(driver, outside):
 @both
 def test_unprotected_by_an_operator_during_a_login(driver, database):
     old, new = owner(driver), driver.open()
-    admin.unprotect(db.open_storage(database), io.StringIO(), "bob")
+    admin_database.unprotect(db.open_storage(database), io.StringIO(), "bob")
     assert answer(driver, new, login("bob", KEY) + login("bob")) == ["nickname_in_use"] * 2
     assert answer(driver, old, BUY + LOGOUT) == [[CHEAP], True]
     assert answer(driver, new, login("bob")) == [[CHEAP]]
@@ -754,7 +754,7 @@ def test_database_from_before_the_keys_is_upgraded(keyless, directory, make_driv
     driver = make_driver()
     bob = owner(driver)
     assert answer(driver, bob, BUY) == [[CHEAP]]
-    admin.grant(db.open_storage(keyless), io.StringIO(), "bob", 5)
+    admin_database.grant(db.open_storage(keyless), io.StringIO(), "bob", 5)
     audit(keyless)
 
 

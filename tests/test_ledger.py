@@ -69,6 +69,18 @@ def test_grant_adds_credits(price):
                     change(1, 5, "grant", "", price, 475 + price)) == []
 
 
+def test_gift_appends_item_whatever_the_catalog_has_now():
+    gift = change(1, 5, "gift", "no longer sold", 0, 475)
+    assert problems(account(1, "ann", 475, "potion,no longer sold"), OPENING, SWORD, POTION, SALE,
+                    gift) == []
+    assert problems(account(1, "ann", 475, "potion,potion"), OPENING, SWORD, POTION, SALE,
+                    replaced(gift, item="potion")) == [
+        'account "ann": row 5 of the ledger gives "potion", which was owned']
+    for wrong in (replaced(gift, item=""), replaced(gift, price=5)):
+        assert problems(ANN, OPENING, SWORD, POTION, SALE, wrong) == [
+            'account "ann": row 5 of the ledger is none that the shop writes']
+
+
 def test_rows_are_read_lazily_and_each_account_gets_a_list():
     """A ledger of any length takes constant memory."""
     taken = []

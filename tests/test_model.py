@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from model import Model
 
-import admin
+import admin_database
 import db
 import pgcluster
 from constants import ITEMS
@@ -112,7 +112,7 @@ class Sessions(RuleBasedStateMachine):
     def unprotect(self, nickname):
         """Remove a key as an operator, while the player may be logged in."""
         if nickname in self.model.keys and not self.model.is_broken:
-            admin.unprotect(db.open_storage(self.database), io.StringIO(), nickname)
+            admin_database.unprotect(db.open_storage(self.database), io.StringIO(), nickname)
             del self.model.keys[nickname]
 
     @rule(client=CLIENTS)
@@ -136,7 +136,7 @@ class Sessions(RuleBasedStateMachine):
         """Grant credits as an operator, while the player may be logged in."""
         before, items = self.model.accounts.get(nickname, (0, []))
         if nickname in self.model.accounts and not self.model.is_broken and before + credits >= 0:
-            admin.grant(db.open_storage(self.database), io.StringIO(), nickname, credits)
+            admin_database.grant(db.open_storage(self.database), io.StringIO(), nickname, credits)
             self.model.accounts[nickname] = (before + credits, items)
             self.totals[nickname] += credits
 

@@ -62,6 +62,7 @@ BY_HAND = {                 # typed on a Debian 12 before a release, or run else
     (MANUAL, "Install", 1): "it changes the settings of whoever runs the tests",
     (MANUAL, "Upgrade", 3): "tests/test_keys.py runs it, on both databases",
     (MANUAL, "Back up", 1): "it needs systemd; the program that it starts is tested here",
+    (MANUAL, "Prometheus", 0): "it needs systemd; the exporter has tests of its own",
     (MANUAL, "On a network", 0): "it names a host; tests/test_network.py plays through the proxy",
     (MANUAL, SERVERS, 0): "it needs PostgreSQL's own user",
     (MANUAL, SERVERS, 1): "it needs a PostgreSQL with that user, and systemd",
@@ -234,6 +235,14 @@ def test_admin_takes_the_units_variables_as_systemctl_quotes_them(shop):
     assert status == 0, output
 
 
+def test_admin_has_the_home_of_the_unit_and_leaves_files_to_it_alone(shop):
+    shop.script("setpriv", "echo $HOME $(umask) $*")
+    status, output = shop.type("lavka-admin show new", HOME="/elsewhere")
+    user = pwd.getpwuid(os.getuid())
+    assert output.startswith("%s 0077 --reuid=%s --regid=%d --init-groups " % (
+        user.pw_dir, user.pw_name, user.pw_gid))
+
+
 def test_admin_refuses_a_unit_that_is_not_there(shop):
     status, output = shop.type("LAVKA_UNIT=lavka@nine lavka-admin show new")
     assert status == 1 and output == "lavka-admin: there is no unit lavka@nine with a user\n"
@@ -254,7 +263,8 @@ def test_backup_as_written(shop):
 def nightly(shop):
     """Return a function that does what the timer starts: (exit status, output, nightly backups).
 
-    There are two old backups of it, and an unfinished one; one is of the last day that is kept.
+    Of earlier nights there are a backup that is too old, an unfinished one, and one of the last day
+    that is kept; `mine.db` is not the timer's.
     """
     keep_days, = re.findall("^Environment=KEEP_DAYS=(.*)$", read("deploy", "lavka-backup.service"),
                             re.MULTILINE)
@@ -277,7 +287,7 @@ def nightly(shop):
 def test_nightly_backup_is_verified_and_old_ones_go(nightly):
     status, output, kept = nightly()
     assert status == 0 and output.endswith("accounts: 1, rows of the ledger: 1, problems: 0\n")
-    assert kept == ["nightly-2", "nightly-3"]           # one of the year 2000 and later, and day 14
+    assert kept == ["nightly-2", "nightly-3"]           # the new one, and that of the last day
 
 
 def test_nightly_backup_that_cannot_be_made_has_status_1(shop, nightly):

@@ -41,7 +41,7 @@ def test_connection_of_a_server_is_durable_with_a_short_busy_timeout(shop):
 
 def test_file_that_cannot_be_made_durable_is_refused(database, monkeypatch):
     """SQLite keeps another journal mode silently where it can have no write-ahead log."""
-    monkeypatch.setattr("sqlite._DURABLE", [("journal_mode", "delete"), ("synchronous", "full")])
+    monkeypatch.setattr("sqlite.DURABLE", [("journal_mode", "delete"), ("synchronous", "full")])
     assert "cannot be made durable" in why_not_open(database)
 
 
