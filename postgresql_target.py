@@ -9,7 +9,7 @@ from models import TABLES
 from postgresql import PostgreSQL
 from postgresql_connection import duplicate_socket
 from schema import check_empty
-from storage import CannotOpen
+from storage import CannotOpen, Target
 from text import Text
 
 # What no other database has at the same time; a copy of a cluster has the same identifier.
@@ -33,8 +33,8 @@ _ESCAPED = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 _special = re.compile(r"[\\\t\n\r]")
 
 
-class PostgreSQLTarget(PostgreSQL):
-    """The database; see `Storage` for what each method does."""
+class PostgreSQLTarget(PostgreSQL, Target):
+    """The database; see `Target` for what each method does."""
 
     @contextlib.contextmanager
     def receiving(self, source):

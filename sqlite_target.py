@@ -10,11 +10,11 @@ from files import HeldFiles
 from models import TABLES
 from schema import check_empty, create_tables
 from sqlite import BESIDE_A_SERVER, DURABLE, SQLite, check_one_name
-from storage import CannotOpen
+from storage import CannotOpen, Target
 
 
-class SQLiteTarget(SQLite):
-    """The file, which need not be there; see `Storage` for what each method does."""
+class SQLiteTarget(SQLite, Target):
+    """The file, which need not be there; see `Target` for what each method does."""
 
     # The page size comes first: it is fixed once the journal mode is set. Foreign keys are not
     # checked: that takes as long as all the rest, and a damaged ledger is copied as it is.

@@ -179,7 +179,10 @@ class Storage(object):
         """Write a copy of one state to a file, without fsync. Raises CannotBackUp."""
         raise NotImplementedError()
 
-    # --- for the command `copy`: a database that receives all rows of another one ---------------
+
+class Target(object):
+    """The base of `sqlite_target.SQLiteTarget` and `postgresql_target.PostgreSQLTarget`: a storage
+    that receives all rows of another one, for the command `copy`."""
 
     def receiving(self, source):
         """Return a context in which `write` fills the database, in one durable transaction.

@@ -383,7 +383,7 @@ def test_no_server_starts_on_a_target_while_it_is_filled(many, target):
     status, out, err = run_program("server.py", "--port", "0", "--database", target)
     terminal.kill(signal.SIGCONT)
     assert (status, out, err.count("\n")) == (1, "", 1) and "Traceback" not in err
-    terminal.expect("problems: 0\r\n(?s:.)*problems: 0\r\n")
+    terminal.expect(r"problems: 0\r\n[\s\S]*problems: 0\r\n")
     terminal.expect(pexpect.EOF)
     terminal.close()
     assert terminal.exitstatus == 0
