@@ -47,7 +47,7 @@ client: .venv/play              ## a client, for as many terminals as you like
 	@$(IN_FRONT); in_front $(PY) client.py
 
 stats: .venv/play               ## what the server counts
-	@$(PY) client.py --stats
+	@$(PY) admin.py stats
 
 test: .venv/test                ## the suite, on this Python
 	$(PY) -m pytest -q -n 2 tests

@@ -1,7 +1,9 @@
 # -*- coding: utf-8 -*-
 """The operators' program: its arguments, its output, and its errors as exit statuses.
 
-    python admin.py [--database DATABASE] COMMAND       --help lists the commands
+    python admin.py [--database DATABASE] [--admin-socket PATH] COMMAND
+
+--help lists the commands.
 """
 from __future__ import unicode_literals
 
@@ -21,8 +23,11 @@ import signal
 
 import cli
 from admin_database import backup, give, grant, history, show, unprotect, verify
+from admin_server import kick, players, stats
+from admin_socket import AdminClient, chosen_path
 from cli import CommandFailed
 from db import open_storage
+from protocol import RpcError, ServerGone
 from storage import STORAGE_ERRORS, CannotBackUp, CannotOpen, describe
 from transfer import copy
 
@@ -34,11 +39,17 @@ def open_database(options):
     return open_storage(options.database)
 
 
+def open_server(options):
+    """Return a connection to the admin socket of the server that runs. Raises ServerGone."""
+    return AdminClient(chosen_path(options))
+
+
 # Arguments as argparse has them: (name or flag, its options).
 NICKNAME = ("nickname", {"type": cli.text, "help": "whose account"})
 ITEM = ("item", {"type": cli.text, "help": "an item of the catalog, in any case"})
 CREDITS = ("credits", {"type": cli.credits_to_grant, "help": "how many; below 0 to take some"})
 REASON = ("--reason", {"type": cli.reason, "help": "why, for the ledger"})
+JSON = ("--json", {"action": "store_true", "help": "print one line of JSON"})
 FILE = ("file", {"type": cli.path, "help": "the copy; it must not exist"})
 TARGET = ("target", {"type": cli.path, "metavar": "DATABASE",
                      "help": "the copy: an SQLite file or a URL, without accounts"})
@@ -54,6 +65,9 @@ COMMANDS = [
     (give, open_database, [NICKNAME, ITEM, REASON]),
     (grant, open_database, [NICKNAME, CREDITS, REASON]),
     (unprotect, open_database, [NICKNAME]),
+    (stats, open_server, [JSON]),
+    (players, open_server, []),
+    (kick, open_server, [NICKNAME]),
 ]
 
 
@@ -70,7 +84,7 @@ def main(arguments=None):
         status = chosen.run(chosen.open(chosen), out,
                             *[getattr(chosen, name) for name in chosen.parameters]) or 0
         return status if _close_output(out) else 1
-    except (CannotOpen, CannotBackUp, CommandFailed) as error:
+    except (CannotOpen, CannotBackUp, CommandFailed, RpcError, ServerGone) as error:
         log.error("%s", error)
     except STORAGE_ERRORS as error:
         if describe(error) == "interrupted":            # the signal came while SQLite was at work
@@ -87,15 +101,17 @@ def main(arguments=None):
 
 def parse(arguments):
     """Return the options: `run`, the command; `open`, what opens what it works on; `parameters`,
-    the names of its arguments; the arguments themselves; `database`.
+    the names of its arguments; the arguments themselves; `database`, `admin_socket`
+    and `port`.
 
-    The option --database may stand before or behind the command.
+    The common options may stand before or behind the command.
     """
     common = cli.Parser(add_help=False)
     cli.add_database_option(common)
+    cli.add_admin_socket_option(common)
     options, rest = common.parse_known_args(arguments)
-    parser = cli.Parser(parents=[common], description="Look after the shop's accounts. Every "
-                        "command may be used while a server runs on them.")
+    parser = cli.Parser(parents=[common], description="Look after the shop's accounts and its "
+                        "server. Every command may be used while a server runs.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     commands.required = True
     for run, opener, parameters in COMMANDS:

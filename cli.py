@@ -45,14 +45,14 @@ class Parser(argparse.ArgumentParser):
         if options.get("add_help", True):
             self.add_argument("--version", action="version", version="Lavka %s" % VERSION)
 
-    def add_option(self, name, kind, default, meaning):
+    def add_option(self, name, kind, default, meaning, metavar=None):
         """Add --NAME, whose default is the variable LAVKA_NAME, or else `default`.
 
         None stands for a default that the meaning tells.
         """
         variable = "LAVKA_" + name.upper().replace("-", "_")
         self.variables.append((name.replace("-", "_"), variable, kind, default))
-        self.add_argument("--" + name, metavar=name.upper(), type=kind,
+        self.add_argument("--" + name, metavar=metavar or name.upper(), type=kind,
                           help="%s (default: %s%s)" % (
                               meaning, variable, "" if default is None else ", or %s" % default))
 
@@ -89,7 +89,7 @@ def add_admin_socket_option(parser):
     That needs a port. A program without --port has LAVKA_PORT in the options, or the default.
     """
     parser.add_option("admin-socket", path, None, "the Unix socket for operators; without one, "
-                      "DATABASE.sock, or lavka-PORT.sock with a PostgreSQL")
+                      "DATABASE.sock, or lavka-PORT.sock with a PostgreSQL", "PATH")
     if not any(variable == "LAVKA_PORT" for _, variable, _, _ in parser.variables):
         parser.variables.append(("port", "LAVKA_PORT", port, PORT))
         parser.set_defaults(port=None)

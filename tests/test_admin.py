@@ -20,7 +20,8 @@ import db
 import progress
 from constants import ITEMS, MAX_CREDITS, MAX_REASON, VERSION
 
-COMMANDS = ("verify", "history", "show", "backup", "copy", "give", "grant", "unprotect")
+COMMANDS = ("verify", "history", "show", "backup", "copy", "give", "grant", "unprotect", "stats",
+            "players", "kick")
 
 
 def run(*arguments, **options):

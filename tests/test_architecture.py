@@ -40,7 +40,7 @@ ARROWS = {
     "transfer": "admin_database cli constants models postgresql_target progress sqlite_target "
                 "storage text",
     "rpc": "constants log protocol",
-    "admin": "admin_database cli db storage transfer",
+    "admin": "admin_database admin_server admin_socket cli db protocol storage transfer",
     "session": "constants protocol",
     "stats": "constants log protocol",
     "players": "constants session text",
