@@ -7,6 +7,7 @@ or an EnvironmentError.
 """
 from __future__ import unicode_literals
 
+import io
 import os
 import pwd
 import tempfile
@@ -19,6 +20,8 @@ from models import TABLES, Account, AccountKey, Trade
 from progress import Progress
 from storage import is_usable
 from text import escape, quote
+
+NOBODY_LOGGED_IN = 2 ** 32 - 1      # of a process whose session began without a login (proc(5))
 
 
 def verify(storage, out):
@@ -153,11 +156,22 @@ def _record(account_id, kind, item, price, credits, reason):
 
 
 def _user():
-    """Return the name of the system's user who types the command."""
+    """Return the name of the system's user who types the command.
+
+    That is who has logged in, also behind sudo and su (pam_loginuid(8)); where nobody has, the user
+    whom the process belongs to.
+    """
+    uid = os.getuid()
     try:
-        return "%s" % pwd.getpwuid(os.getuid()).pw_name
+        with io.open("/proc/self/loginuid") as file:
+            login = int(file.read())
+        uid = uid if login == NOBODY_LOGGED_IN else login
+    except (EnvironmentError, ValueError):              # this system has no such file
+        pass
+    try:
+        return "%s" % pwd.getpwuid(uid).pw_name
     except KeyError:                        # in a container, say
-        return "uid %d" % os.getuid()
+        return "uid %d" % uid
 
 
 def _find(storage, nickname, select=None):

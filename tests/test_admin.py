@@ -220,6 +220,18 @@ def test_history_shows_gift_and_reason_escaped(played, directory, outside, datab
     audit(database)
 
 
+def test_the_ledger_has_who_logged_in_to_the_system(played, directory, outside):
+    """Whoever the command runs as: lavka-admin runs it as the server's user."""
+    status = subprocess.call(
+        ["bash", "-c", 'echo 1 >/proc/$$/loginuid || exit 9; exec "$@" grant ann 5', "bash",
+         sys.executable, os.path.join(ROOT, "admin.py")], cwd=directory, env=environment())
+    if status == 9:
+        pytest.skip("the system does not let the test log in")
+    assert status == 0
+    notes = [note for note, in outside.execute("SELECT note FROM trade WHERE note != ''")]
+    assert notes == [pwd.getpwuid(1).pw_name]
+
+
 # --- verify ---------------------------------------------------------------------------------------
 
 DAMAGE = [
