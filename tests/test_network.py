@@ -144,7 +144,7 @@ def test_a_player_through_the_proxy(proxy, program):
         assert player.login("bob")["created"]
         assert player.buy("potion")["items"] == ["potion"]
         assert not program.free("bob")
-        assert re.search(r'login nickname="bob" peer=127\.0\.0\.2:', program.log())
+        assert re.search(r'login nickname="bob" peer=127\.0\.0\.1:', program.log())
     wait_for(lambda: program.free("bob"), "the nickname to be free")
 
 
