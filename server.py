@@ -32,7 +32,7 @@ except ImportError:                                     # 2.7
 
 import cli
 import constants
-from admin_socket import AdminListener, default_path
+from admin_socket import AdminListener, chosen_path
 from connection import (CLOSED, FLUSHING, LINGERING, NOT_NOW, OPEN, PEER_GONE, READ, Connection,
                         select)
 from db import Shop
@@ -64,7 +64,6 @@ class Server(object):
         self.limiter = limiter              # of log lines
         self.sources = sources
         self.max_clients = max_clients
-        service.statistics.max_clients = max_clients
         self.clock = clock
         self.now = clock()                  # time of the last poll
         self.connections = set()            # of clients
@@ -433,16 +432,16 @@ def main(arguments=None):
     try:
         shop = Shop(options.database)
         listener = Listener(listen(options.host, options.port), limiter)
-        port = listener.sockets[0].getsockname()[1]
-        admin_listener = AdminListener(
-            options.admin_socket or default_path(options.database, port), limiter)
+        options.port = listener.sockets[0].getsockname()[1]     # the real one, if it was 0
+        admin_listener = AdminListener(chosen_path(options), limiter)
     except (CannotOpen, CannotListen) as error:
         log.error("%s", error)
         return 1
     self_pipe, notifier = SelfPipe(), Notifier()
     sources = [shop.storage, limiter, writer, self_pipe, notifier]
-    server = Server(Service(shop, limiter), listener, admin_listener, limiter, sources,
-                    max_clients, max_clients_per_address)
+    service = Service(shop, limiter, max_clients=max_clients)
+    server = Server(service, listener, admin_listener, limiter, sources, max_clients,
+                    max_clients_per_address)
     stop_on_signals(server, notifier)
     log_start(server)
     notifier.send(READY)

@@ -10,7 +10,7 @@ import functools
 import logging
 
 import admin_methods
-from constants import HIGH_WATER, ITEMS, LOGIN_SECONDS, PARSE_BATCH
+from constants import HIGH_WATER, ITEMS, LOGIN_SECONDS, MAX_CLIENTS, PARSE_BATCH
 from db import NICKNAME_IN_USE, Refusal
 from log import log_defect, monotonic
 from players import Players
@@ -34,10 +34,10 @@ STORAGE_FAILED = ErrorCode.STORAGE_FAILED.error(
 class Service(object):
     """The methods of the wire, for all sessions of an open `db.Shop`.
 
-    `clock` returns seconds, and does not go back.
+    `clock` returns seconds, and does not go back. `max_clients` is told in the statistics.
     """
 
-    def __init__(self, shop, limiter, clock=monotonic):
+    def __init__(self, shop, limiter, clock=monotonic, max_clients=MAX_CLIENTS):
         self.shop = shop
         self.limiter = limiter
         self.clock = clock
@@ -51,7 +51,7 @@ class Service(object):
         self.methods.update((name, functools.partial(method, self))
                             for name, method in admin_methods.METHODS.items())
         self.logs_trades = log.isEnabledFor(logging.DEBUG)
-        self.statistics = Stats(clock)
+        self.statistics = Stats(clock, max_clients)
         self.requests = self.statistics.requests        # kept at hand: counted for each request
 
     # --- what the event loop calls ------------------------------------------------------------

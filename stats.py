@@ -5,7 +5,7 @@ from __future__ import unicode_literals
 from bisect import bisect_left
 from collections import Counter, OrderedDict
 
-from constants import HISTOGRAM_BOUNDS, MAX_CLIENTS, VERSION
+from constants import HISTOGRAM_BOUNDS, VERSION
 from log import lost_lines
 from protocol import METHODS
 
@@ -29,12 +29,15 @@ class Histogram(object):
 
 
 class Stats(object):
-    """The statistics of one server. `clock` returns seconds."""
+    """The statistics of one server, which serves at most `max_clients` at once.
 
-    def __init__(self, clock):
+    `clock` returns seconds.
+    """
+
+    def __init__(self, clock, max_clients):
         self.clock = clock
+        self.max_clients = max_clients
         self.started = clock()
-        self.max_clients = MAX_CLIENTS  # connections served at once; the event loop may set fewer
         self.requests = dict.fromkeys(METHODS, 0)       # number by method, refused ones included
         self.refusals = Counter()       # number by reason
         self.commit_seconds = Histogram()       # of commits that had something to do

@@ -379,6 +379,7 @@ def test_no_nickname_forges_a_line_or_colours_a_terminal(program):
 
 def test_start_and_stop_are_logged(start):
     program = start("--log-level", "info")
+    assert " max_clients=%d " % program.stats()["max_clients"] in program.log()
     player = Peer(program.port, "bob")
     program.process.send_signal(signal.SIGTERM)
     assert player.line() is None
