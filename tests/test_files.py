@@ -153,7 +153,7 @@ def test_stop_removes_no_file_of_the_server_that_took_its_place(start, directory
     os.mkdir(aside)
     for ending in ENDINGS:
         os.rename(old.database + ending, os.path.join(aside, "lavka.db" + ending))
-    new = start()
+    new = start("--admin-socket", os.path.join(directory, "new.sock"))  # the old server has its own
     assert "result" in Peer(new.port, "ann").call("buy", item=CHEAP)
     old.process.send_signal(signal.SIGTERM)
     assert old.wait() == 0
