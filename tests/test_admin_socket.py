@@ -77,7 +77,9 @@ def test_few_operators_are_served_at_once(ticker):
     for operator in operators:
         assert ticker.call(operator, "ping")["result"] == "pong"
     one_more = ticker.operator()
-    assert reason(ticker.replies(one_more, 1)[0]) == "server_full"
+    refusal = ticker.replies(one_more, 1)[0]
+    assert reason(refusal) == "server_full"
+    assert refusal["error"]["message"].startswith("The admin socket has no room")
     assert one_more.line() is None
     operators[3].close()
     ticker.until(lambda: len(ticker.server.operators) < constants.MAX_OPERATORS)
