@@ -18,15 +18,16 @@ def stats(server, out, as_json):
         out.write(json.dumps(figures, sort_keys=True) + "\n")
         return
     for name, value in sorted(figures.items()):
-        out.write("%-16s %s\n" % (name, _describe(value)))
+        out.write("%-16s %s\n" % (name, describe_figure(value)))
 
 
-def _describe(value):
+def describe_figure(value):
     """Return a figure for people: those by name in a row, of a histogram its shares."""
     if type(value) is not dict:
         return value
     if "bounds" in value:
-        return _describe_histogram(value["bounds"] + ["more"], value["counts"], value["sum"])
+        bounds = value["bounds"] + ["more than %s" % value["bounds"][-1]]
+        return _describe_histogram(bounds, value["counts"], value["sum"])
     return ", ".join("%s %s" % item for item in sorted(value.items())) or "none"
 
 

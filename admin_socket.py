@@ -60,7 +60,7 @@ class AdminListener(Listener):
     CannotListen.
     """
     methods = ADMIN_METHODS
-    batch = 1                           # accept(2) needs a free descriptor even if nobody has come
+    batch = 1               # a second accept(2) without a free descriptor would begin a pause
 
     def __init__(self, path, limiter):
         super(AdminListener, self).__init__([listen_at(path)], limiter)
@@ -133,8 +133,11 @@ def listen_at(path):
 
 @contextlib.contextmanager
 def locked(directory):
-    """Return a context in which no other server that starts looks for a stale socket, and removes
-    one that is being made. Whoever locks the directory for longer than a moment is no server."""
+    """Return a context in which no other server that starts removes the socket as a stale one.
+
+    A socket that is bound and does not listen yet looks stale. A server locks the directory for a
+    moment only; so after FILE_LOCK_ATTEMPTS this one goes on without the lock.
+    """
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         for _ in range(FILE_LOCK_ATTEMPTS):
@@ -189,8 +192,9 @@ class AdminClient(RpcClient):
             sock.close()
             is_missing = error.errno in (errno.ENOENT, errno.ECONNREFUSED)
             raise ServerGone("not_running" if is_missing else "unreachable",
-                             "No server answers at the admin socket %s: %s."
-                             % (path, error.strerror or "its name is too long"))
+                             "No server answers at the admin socket %s: %s%s."
+                             % (path, error.strerror or "its name is too long",
+                                "; --admin-socket names another one" if is_missing else ""))
 
     def stats(self):
         """Return the server's statistics, by name."""

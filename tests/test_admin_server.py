@@ -9,6 +9,9 @@ import re
 import pytest
 from conftest import Peer, both, reason, request, run_program, wait_for
 
+from admin_server import describe_figure
+from stats import Histogram
+
 
 def ask(program, *arguments, **variables):
     """The exit status and the output of `python admin.py --database ... COMMAND`."""
@@ -27,12 +30,25 @@ def test_statistics_for_people_and_for_programs(start, database):
     figures = dict(line.split(None, 1) for line in out.splitlines())
     assert figures["players"] == "1" and figures["refusals"] == "method_not_found 1"
     assert figures["requests"].startswith("buy 0, kick 0, login 1, logout 0, ping 0, players 0, ")
-    assert re.match(r"1, mean \d\.\d+, 50 % up to ([\d.]+|more), 99 % up to ([\d.]+|more)$",
-                    figures["commit_seconds"])
+    assert re.match(r"1, mean \d\.\d+, 50 % up to (more than )?[\d.]+, "
+                    r"99 % up to (more than )?[\d.]+$", figures["commit_seconds"])
     status, out, err = ask(program, "stats", "--json")
     assert (status, err, out.count("\n")) == (0, "", 1)
     figures = json.loads(out)
     assert figures["requests"]["stats"] == 2 and sum(figures["commit_seconds"]["counts"]) == 1
+
+
+def test_a_histogram_is_told_by_the_bounds_of_its_shares():
+    def describe(durations):
+        histogram = Histogram()
+        for seconds in durations:
+            histogram.add(seconds)
+        return describe_figure(json.loads(json.dumps(histogram.figures())))
+
+    assert describe([]) == "none"
+    assert describe([0.001] * 98 + [0.03, 7]) == \
+        "100, mean 0.071280, 50 % up to 0.002, 99 % up to 0.1"
+    assert describe([0.001, 7]) == "2, mean 3.500500, 50 % up to 0.002, 99 % up to more than 1.0"
 
 
 @both
@@ -66,8 +82,8 @@ def test_no_server(start, command):
     program = start()
     program.kill()
     assert ask(program, *command) == (
-        1, "", "No server answers at the admin socket %s: Connection refused.\n"
-        % program.admin_path)
+        1, "", "No server answers at the admin socket %s: Connection refused; "
+        "--admin-socket names another one.\n" % program.admin_path)
 
 
 def test_a_server_that_was_asked_goes_on_when_the_operator_is_killed(program):
