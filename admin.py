@@ -48,7 +48,7 @@ def open_server(options):
 NICKNAME = ("nickname", {"type": cli.text, "help": "whose account"})
 ITEM = ("item", {"type": cli.text, "help": "an item of the catalog, in any case"})
 CREDITS = ("credits", {"type": cli.credits_to_grant, "help": "how many; below 0 to take some"})
-REASON = ("--reason", {"type": cli.reason, "help": "why, for the ledger"})
+REASON = ("--reason", {"type": cli.reason, "metavar": "TEXT", "help": "why, for the ledger"})
 JSON = ("--json", {"action": "store_true", "help": "print one line of JSON"})
 FILE = ("file", {"type": cli.path, "help": "the copy; it must not exist"})
 TARGET = ("target", {"type": cli.path, "metavar": "DATABASE",
@@ -101,8 +101,7 @@ def main(arguments=None):
 
 def parse(arguments):
     """Return the options: `run`, the command; `open`, what opens what it works on; `parameters`,
-    the names of its arguments; the arguments themselves; `database`, `admin_socket`
-    and `port`.
+    the names of its arguments; the arguments themselves; `database`, `admin_socket` and `port`.
 
     The common options may stand before or behind the command.
     """

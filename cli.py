@@ -88,8 +88,8 @@ def add_admin_socket_option(parser):
 
     That needs a port. A program without --port has LAVKA_PORT in the options, or the default.
     """
-    parser.add_option("admin-socket", path, None, "the Unix socket for operators; without one, "
-                      "DATABASE.sock, or lavka-PORT.sock with a PostgreSQL", "PATH")
+    parser.add_option("admin-socket", path, None, "the Unix socket for operators; if none is "
+                      "named, DATABASE.sock, or lavka-PORT.sock on PostgreSQL", "PATH")
     if not any(variable == "LAVKA_PORT" for _, variable, _, _ in parser.variables):
         parser.variables.append(("port", "LAVKA_PORT", port, PORT))
         parser.set_defaults(port=None)
