@@ -37,7 +37,8 @@ class Exporter(object):
         self.process = subprocess.Popen(
             [sys.executable, os.path.join(ROOT, "deploy", "exporter.py")]
             + [argument.format(port=self.port) for argument in arguments],
-            stderr=subprocess.PIPE, env=environment(**variables))
+            stderr=subprocess.PIPE, env=environment(**variables),
+            cwd=os.sep)     # a shop may be running in the directory of the tests
 
     def page(self, host="127.0.0.1"):
         """What a scrape gets, as text."""
