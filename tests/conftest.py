@@ -177,7 +177,7 @@ class Program(object):
                 cwd=directory)
         if "stderr" in options:
             self.port = port
-            wait_for(self.accepts, "the server to accept a connection")
+            wait_for(self.answers, "the server to answer")
         else:
             line = wait_for(lambda: self.listening(begin), "the server to listen")
             self.port = int(line.rsplit(":", 1)[1])
@@ -189,11 +189,12 @@ class Program(object):
         with admin_socket.AdminClient(self.admin_path) as operator:
             return operator.stats()
 
-    def accepts(self):
+    def answers(self):
+        """Whether its loop turns: it has a socket before it handles signals."""
         assert self.process.poll() is None
         try:
-            Peer(self.port).close()
-            return True
+            with contextlib.closing(Peer(self.port)) as peer:
+                return peer.call("ping")["result"] == "pong"
         except socket.error:
             return False
 
