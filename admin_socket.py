@@ -93,10 +93,17 @@ class AdminListener(Listener):
         return accepted, ("admin", "socket")        # a client's socket has no address
 
     def close(self):
-        """Remove the socket, unless the file of that name is another one by now."""
-        super(AdminListener, self).close()
+        """Remove the socket, unless the file of that name is another one by now.
+
+        While it listens, no other server replaces it; so it is removed first. One that cannot be
+        removed is stale for the next server.
+        """
         if identity(self.path) == self.identity:
-            os.remove(self.path)
+            try:
+                os.remove(self.path)
+            except EnvironmentError:
+                pass
+        super(AdminListener, self).close()
 
 
 def identity(path):

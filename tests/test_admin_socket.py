@@ -25,6 +25,8 @@ from protocol import RpcError, ServerGone
 
 CHEAP = min(constants.ITEMS, key=constants.ITEMS.get)
 LIMITED = ["sh", "-c", 'ulimit -n 120; exec "$@"', "sh"]    # descriptors of a server
+# Without root's right to write where nobody may.
+UNPRIVILEGED = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.getuid() == 0 else []
 
 
 def is_socket(path):
@@ -328,6 +330,35 @@ def test_the_socket_of_another_server_is_not_removed(directory):
     assert is_socket(path)
     new.close()
     assert not os.path.lexists(path)
+
+
+def test_the_socket_is_removed_while_it_listens(directory):
+    """Otherwise a server that starts meanwhile could replace it, and lose its own socket."""
+    path = os.path.join(directory, "socket")
+    listener = AdminListener(path, None)
+    seen = []
+
+    class Last(object):
+        def close(self):
+            seen.append(os.path.lexists(path))
+
+    listener.sockets.append(Last())
+    listener.close()
+    assert seen == [False]
+
+
+def test_a_socket_that_cannot_be_removed_does_not_disturb_a_stop(start, directory):
+    """Its directory belongs to somebody else by now, say. The next server replaces it."""
+    folder = os.path.join(directory, "run")
+    os.mkdir(folder)
+    path = os.path.join(folder, "socket")
+    program = start("--admin-socket", path, wrapper=UNPRIVILEGED)
+    os.chmod(folder, 0o555)
+    program.process.terminate()
+    assert program.wait() == 0
+    assert is_socket(path)
+    os.chmod(folder, 0o755)
+    start("--admin-socket", path)
 
 
 def test_servers_that_start_at_once_do_not_remove_each_others_socket(directory, start):
