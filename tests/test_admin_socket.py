@@ -219,6 +219,16 @@ def test_a_kicked_player_gets_the_replies_to_what_was_asked_before(ticker, datab
     assert ticker.shop.trades == 200
 
 
+def test_kick_is_logged_even_if_the_quota_of_the_address_is_used_up(ticker, log_lines):
+    """Who logs in and out again and again uses it up, and is kicked for that."""
+    ticker.client("bob")
+    while ticker.server.limiter.has_quota("logout", "127.0.0.1"):
+        pass
+    log_lines()
+    ticker.ask("kick", nickname="bob")
+    assert log_lines() == ['logout nickname="bob" peer=127.0.0.1:N reason=kicked']
+
+
 def test_kick_of_a_player_who_takes_no_replies(program):
     silent = Peer(program.port, receive_buffer=4096)
     silent.send(request("login", nickname="bob") + request("buy", item="nothing") * 20000)
