@@ -21,7 +21,7 @@ import admin_socket
 import constants
 from admin_socket import AdminClient, AdminListener
 from listener import CannotListen
-from protocol import RpcError, ServerGone
+from protocol import ErrorCode, RpcError, ServerGone, encode_error
 
 CHEAP = min(constants.ITEMS, key=constants.ITEMS.get)
 LIMITED = ["sh", "-c", 'ulimit -n 120; exec "$@"', "sh"]    # descriptors of a server
@@ -79,7 +79,9 @@ def test_few_operators_are_served_at_once(ticker):
     for operator in operators:
         assert ticker.call(operator, "ping")["result"] == "pong"
     one_more = ticker.operator()
-    assert reason(ticker.replies(one_more, 1)[0]) == "server_full"
+    refusal, = ticker.replies(one_more, 1)
+    assert reason(refusal) == "server_full"
+    assert refusal["error"]["message"] == "Too many operators are connected. Try again later."
     assert one_more.line() is None
     operators[3].close()
     ticker.until(lambda: len(ticker.server.operators) < constants.MAX_OPERATORS)
@@ -429,6 +431,20 @@ def test_a_server_that_is_stopped(program):
             operator.stats()
     program.process.send_signal(signal.SIGCONT)
     assert caught.value.reason == "no_answer"
+
+
+def test_refusal_is_raised_though_the_server_has_closed_before_the_request(directory):
+    """The server tells too many operators so at once, and closes."""
+    path = os.path.join(directory, "socket")
+    listener = AdminListener(path, None)
+    client = AdminClient(path)
+    connection, _ = listener.sockets[0].accept()
+    connection.sendall(encode_error(None, ErrorCode.SERVER_FULL.error("Try again.")) + b"\n")
+    connection.close()
+    with pytest.raises(RpcError) as caught:
+        client.stats()
+    assert caught.value.reason == "server_full"
+    listener.close()
 
 
 def test_refusals_are_raised(program):
