@@ -14,7 +14,7 @@ import stat
 import sys
 import time
 
-from constants import (FILE_LOCK_ATTEMPTS, FILE_LOCK_PAUSE_SECONDS, MAX_OPERATORS, REPLY_SECONDS,
+from constants import (FILE_LOCK_ATTEMPTS, FILE_LOCK_PAUSE_SECONDS, LISTEN_QUEUE, REPLY_SECONDS,
                        UNIX_PATH_SIZE)
 from listener import CannotListen, Listener
 from protocol import ADMIN_METHODS, ServerGone
@@ -129,7 +129,7 @@ def listen_at(path):
                     sock.bind(name)
                 finally:
                     os.umask(umask)
-                sock.listen(MAX_OPERATORS)
+                sock.listen(LISTEN_QUEUE)
                 sock.setblocking(False)
                 return sock
     except EnvironmentError as error:

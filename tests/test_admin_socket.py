@@ -88,6 +88,15 @@ def test_few_operators_are_served_at_once(ticker):
     assert ticker.call(ticker.operator(), "ping")["result"] == "pong"
 
 
+def test_operators_who_come_at_once_wait_for_their_turn(directory):
+    """A Unix socket whose listen queue is full refuses whoever does not wait in connect(2)."""
+    listener = AdminListener(os.path.join(directory, "socket"), None)
+    operators = [AdminClient(listener.path) for _ in range(5 * constants.MAX_OPERATORS)]
+    for operator in operators:
+        operator.close()
+    listener.close()
+
+
 def test_an_operator_may_be_idle(ticker):
     operator = ticker.operator()
     assert ticker.call(operator, "ping")["result"] == "pong"
