@@ -449,7 +449,6 @@ def parse_response(line):
     return value["id"], None, RpcError(error["code"], error["message"], data)
 
 
-
 def address(host, port):
     """Return an address as people write it, an IPv6 one in brackets (RFC 3986, section 3.2.2)."""
     return ("[%s]:%s" if ":" in host else "%s:%s") % (host, port)
