@@ -11,7 +11,7 @@ from collections import OrderedDict
 
 from constants import PLAYERS_PAGE, PLAYERS_PAGE_SIZE
 from protocol import ErrorCode, encode_json
-from session import peer
+from session import KICKED, peer
 
 
 def stats(service, _, arguments):
@@ -52,7 +52,7 @@ def kick(service, _, arguments):
     if session is None:
         raise ErrorCode.NOT_LOGGED_IN.error("Nobody is logged in here with this nickname.")
     service.finish(session)
-    service.close(session, "kicked")
+    service.close(session, KICKED)
     return b"true"
 
 

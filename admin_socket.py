@@ -14,7 +14,7 @@ import stat
 import sys
 import time
 
-from constants import (FILE_LOCK_ATTEMPTS, FILE_LOCK_PAUSE_SECONDS, MAX_OPERATORS, REPLY_SECONDS,
+from constants import (FILE_LOCK_ATTEMPTS, FILE_LOCK_PAUSE_SECONDS, LISTEN_QUEUE, REPLY_SECONDS,
                        UNIX_PATH_SIZE)
 from listener import CannotListen, Listener
 from protocol import ADMIN_METHODS, ServerGone
@@ -93,10 +93,17 @@ class AdminListener(Listener):
         return accepted, ("admin", "socket")        # a client's socket has no address
 
     def close(self):
-        """Remove the socket, unless the file of that name is another one by now."""
-        super(AdminListener, self).close()
+        """Remove the socket, unless the file of that name is another one by now.
+
+        While it listens, no other server replaces it; so it is removed first. One that cannot be
+        removed is stale for the next server.
+        """
         if identity(self.path) == self.identity:
-            os.remove(self.path)
+            try:
+                os.remove(self.path)
+            except EnvironmentError:
+                pass
+        super(AdminListener, self).close()
 
 
 def identity(path):
@@ -122,7 +129,7 @@ def listen_at(path):
                     sock.bind(name)
                 finally:
                     os.umask(umask)
-                sock.listen(MAX_OPERATORS)
+                sock.listen(LISTEN_QUEUE)
                 sock.setblocking(False)
                 return sock
     except EnvironmentError as error:

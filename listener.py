@@ -4,6 +4,7 @@ from __future__ import unicode_literals
 
 import errno
 import logging
+import random
 import socket
 import sys
 from collections import Counter, OrderedDict
@@ -65,7 +66,12 @@ class Listener(object):
 
     def accept_one(self, sock):
         """Return (socket, address of its peer) of the next client. Raises socket.error."""
-        return sock.accept()
+        accepted, place = sock.accept()
+        if hasattr(socket, "TCP_KEEPIDLE"):
+            earlier = random.randint(0, constants.KEEPALIVE_SPREAD_SECONDS)
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE,
+                                constants.KEEPALIVE_IDLE_SECONDS - earlier)
+        return accepted, place
 
     def log_addresses(self):
         """Log where clients are accepted, with the real port."""

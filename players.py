@@ -5,15 +5,15 @@ from __future__ import unicode_literals
 import logging
 
 from constants import LOGIN_SECONDS
-from session import FOREVER, peer
+from session import FOREVER, KICKED, peer
 from text import excerpt
 
 
 class Players(dict):
     """{nickname: Session} of all who are logged in to an open `db.Shop`.
 
-    Their log lines go to a GroupCommit, if a `log.LogRateLimiter` lets them. `clock` returns
-    seconds.
+    Their log lines go to a GroupCommit, if a `log.LogRateLimiter` lets them; that of a kick always
+    does. `clock` returns seconds.
     """
 
     def __init__(self, shop, group, limiter, clock):
@@ -41,7 +41,8 @@ class Players(dict):
     def log_out(self, session, reason):
         """End the login of a session, and free its nickname."""
         account = session.account
-        if self.limiter.has_quota("logout", session.address[0]):
+        # Whom operators kick may have used up the quota of the address.
+        if reason == KICKED or self.limiter.has_quota("logout", session.address[0]):
             is_uncommitted = session in self.group.uncommitted_logins
             self.group.log(logging.INFO, "logout nickname=%s peer=%s reason=%s",
                            excerpt(account.nickname), peer(session), reason,

@@ -43,8 +43,7 @@ class RpcClient(object):
         line = protocol.encode_request(request_id, method, params)
         is_answered = False
         try:
-            self._sock.settimeout(self.timeout)
-            self._sock.sendall(line)
+            self._send(line)
             response_id, result, refusal = protocol.parse_response(self._read_line())
             if refusal is None:
                 result = read_result(result)
@@ -67,6 +66,15 @@ class RpcClient(object):
         if refusal is not None:
             raise refusal
         return result
+
+    def _send(self, line):
+        """Send a line. If the server has closed already, its last reply may say why: no error."""
+        self._sock.settimeout(self.timeout)
+        try:
+            self._sock.sendall(line)
+        except socket.error as error:
+            if error.errno not in (errno.EPIPE, errno.ECONNRESET):
+                raise
 
     def _read_line(self):
         deadline = monotonic() + self.timeout

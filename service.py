@@ -27,8 +27,7 @@ CATALOG = encode_json([{"name": name, "price": price}
                        for name, price in ITEMS.items()]).encode("ascii")
 DEFECT = ErrorCode.INTERNAL_ERROR.error("The server has a defect; it was logged.")
 SERVER_FULL = ErrorCode.SERVER_FULL.error("The server is full. Try again later.")
-ADMIN_SOCKET_FULL = ErrorCode.SERVER_FULL.error(
-    "The admin socket has no room for another connection. Try again later.")
+OPERATORS_FULL = ErrorCode.SERVER_FULL.error("Too many operators are connected. Try again later.")
 STORAGE_FAILED = ErrorCode.STORAGE_FAILED.error(
     "This could not be stored; nothing was changed. Try again later.")
 
@@ -59,12 +58,12 @@ class Service(object):
     # --- what the event loop calls ------------------------------------------------------------
 
     def open(self, session, is_full=False):
-        """Begin a session; if its socket has no room for it, say so and end it."""
+        """Begin a session; if there is no room for another one, say so and end it."""
         if not session.is_operator():
             self.sessions.add(session)
             session.deadline = self.clock() + LOGIN_SECONDS
         if is_full:
-            error = ADMIN_SOCKET_FULL if session.is_operator() else SERVER_FULL
+            error = OPERATORS_FULL if session.is_operator() else SERVER_FULL
             session.output += self.refuse(session, refused(error), error) + b"\n"
 
     def serve(self, sessions, deadline):

@@ -13,6 +13,7 @@ from protocol import (ADMIN_METHODS, METHODS, TCP_METHODS, LineReader, RpcError,
 log = logging.getLogger("lavka.session")
 
 FOREVER = float("inf")
+KICKED = "kicked"       # reason of an end that an operator has asked for
 CHANGES = frozenset(["buy", "sell", "protect"])     # methods that change the account of the login
 
 

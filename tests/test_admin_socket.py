@@ -21,10 +21,12 @@ import admin_socket
 import constants
 from admin_socket import AdminClient, AdminListener
 from listener import CannotListen
-from protocol import RpcError, ServerGone
+from protocol import ErrorCode, RpcError, ServerGone, encode_error
 
 CHEAP = min(constants.ITEMS, key=constants.ITEMS.get)
 LIMITED = ["sh", "-c", 'ulimit -n 120; exec "$@"', "sh"]    # descriptors of a server
+# Without root's right to write where nobody may.
+UNPRIVILEGED = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.getuid() == 0 else []
 
 
 def is_socket(path):
@@ -77,13 +79,22 @@ def test_few_operators_are_served_at_once(ticker):
     for operator in operators:
         assert ticker.call(operator, "ping")["result"] == "pong"
     one_more = ticker.operator()
-    refusal = ticker.replies(one_more, 1)[0]
+    refusal, = ticker.replies(one_more, 1)
     assert reason(refusal) == "server_full"
-    assert refusal["error"]["message"].startswith("The admin socket has no room")
+    assert refusal["error"]["message"] == "Too many operators are connected. Try again later."
     assert one_more.line() is None
     operators[3].close()
     ticker.until(lambda: len(ticker.server.operators) < constants.MAX_OPERATORS)
     assert ticker.call(ticker.operator(), "ping")["result"] == "pong"
+
+
+def test_operators_who_come_at_once_wait_for_their_turn(directory):
+    """A Unix socket whose listen queue is full refuses whoever does not wait in connect(2)."""
+    listener = AdminListener(os.path.join(directory, "socket"), None)
+    operators = [AdminClient(listener.path) for _ in range(5 * constants.MAX_OPERATORS)]
+    for operator in operators:
+        operator.close()
+    listener.close()
 
 
 def test_an_operator_may_be_idle(ticker):
@@ -219,6 +230,16 @@ def test_a_kicked_player_gets_the_replies_to_what_was_asked_before(ticker, datab
     assert ticker.shop.trades == 200
 
 
+def test_kick_is_logged_even_if_the_quota_of_the_address_is_used_up(ticker, log_lines):
+    """Who logs in and out again and again uses it up, and is kicked for that."""
+    ticker.client("bob")
+    while ticker.server.limiter.has_quota("logout", "127.0.0.1"):
+        pass
+    log_lines()
+    ticker.ask("kick", nickname="bob")
+    assert log_lines() == ['logout nickname="bob" peer=127.0.0.1:N reason=kicked']
+
+
 def test_kick_of_a_player_who_takes_no_replies(program):
     silent = Peer(program.port, receive_buffer=4096)
     silent.send(request("login", nickname="bob") + request("buy", item="nothing") * 20000)
@@ -332,6 +353,35 @@ def test_the_socket_of_another_server_is_not_removed(directory):
     assert not os.path.lexists(path)
 
 
+def test_the_socket_is_removed_while_it_listens(directory):
+    """Otherwise a server that starts meanwhile could replace it, and lose its own socket."""
+    path = os.path.join(directory, "socket")
+    listener = AdminListener(path, None)
+    seen = []
+
+    class Last(object):
+        def close(self):
+            seen.append(os.path.lexists(path))
+
+    listener.sockets.append(Last())
+    listener.close()
+    assert seen == [False]
+
+
+def test_a_socket_that_cannot_be_removed_does_not_disturb_a_stop(start, directory):
+    """Its directory belongs to somebody else by now, say. The next server replaces it."""
+    folder = os.path.join(directory, "run")
+    os.mkdir(folder)
+    path = os.path.join(folder, "socket")
+    program = start("--admin-socket", path, wrapper=UNPRIVILEGED)
+    os.chmod(folder, 0o555)
+    program.process.terminate()
+    assert program.wait() == 0
+    assert is_socket(path)
+    os.chmod(folder, 0o755)
+    start("--admin-socket", path)
+
+
 def test_servers_that_start_at_once_do_not_remove_each_others_socket(directory, start):
     """Of those that find the same stale socket one gets the path, the others end."""
     path = os.path.join(directory, "socket")
@@ -390,6 +440,20 @@ def test_a_server_that_is_stopped(program):
             operator.stats()
     program.process.send_signal(signal.SIGCONT)
     assert caught.value.reason == "no_answer"
+
+
+def test_refusal_is_raised_though_the_server_has_closed_before_the_request(directory):
+    """The server tells too many operators so at once, and closes."""
+    path = os.path.join(directory, "socket")
+    listener = AdminListener(path, None)
+    client = AdminClient(path)
+    connection, _ = listener.sockets[0].accept()
+    connection.sendall(encode_error(None, ErrorCode.SERVER_FULL.error("Try again.")) + b"\n")
+    connection.close()
+    with pytest.raises(RpcError) as caught:
+        client.stats()
+    assert caught.value.reason == "server_full"
+    listener.close()
 
 
 def test_refusals_are_raised(program):

@@ -121,8 +121,6 @@ def test_state_without_room_is_sent_when_there_is_some(start, manager):
     assert [manager.next(), manager.next()] == [notify.READY, notify.WATCHDOG]
 
 
-
-
 def full(path):
     manager = Manager(path)
     manager.fill()
