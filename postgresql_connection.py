@@ -2,11 +2,13 @@
 """Connecting to PostgreSQL: the URL, its hosts, the settings of a session, waiting, pg_dump."""
 from __future__ import unicode_literals
 
+import contextlib
 import errno
 import io
 import os
 import re
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -182,11 +184,12 @@ class Connector(object):
     def copy_in(self, database, sql, data):
         """Execute a COPY FROM STDIN with these bytes as its input. Raises a PeeweeException.
 
-        libpq waits meanwhile, and signals with it: the driver has no COPY with a wait callback.
+        libpq waits meanwhile: the driver has no COPY with a wait callback.
         """
         self.driver.extensions.set_wait_callback(None)
         try:
-            database.cursor().copy_expert(sql, io.BytesIO(data))
+            with _signals_end_the_process():
+                database.cursor().copy_expert(sql, io.BytesIO(data))
         except self.driver.Error as error:
             raise peewee.OperationalError(error, *error.args)
         finally:
@@ -221,6 +224,25 @@ class Connector(object):
                 parameters[name] = ",".join(values)
         password = parameters.pop("password", None)
         return self.driver.extensions.make_dsn(**parameters), password
+
+
+@contextlib.contextmanager
+def _signals_end_the_process():
+    """A context in which a signal that would interrupt the command ends the process at once.
+
+    Its handler would run only when libpq has an answer, and inside the driver, which prints a
+    traceback and goes on. PostgreSQL undoes the transaction.
+    """
+    handlers = [(number, signal.getsignal(number))
+                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    for number, handler in handlers:
+        if handler != signal.SIG_IGN:           # nohup(1)
+            signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in handlers:
+            signal.signal(number, handler)
 
 
 def duplicate_socket(connection):

@@ -297,7 +297,7 @@ def test_operations_page_has_every_command():
 @pytest.mark.parametrize("page", PAGES)
 def test_files_named_exist(page):
     names = re.findall(
-        r"\b(?<!/)(?:[\w.-]+/)*[\w-]+\.(?:py|md|txt|service|timer|svg)\b", read(page))
+        r"(?<![\w/-])(?:[\w.-]+/)*\w[\w-]*\.(?:py|md|txt|service|timer|svg)\b", read(page))
     assert names
     for name in names:
         assert any(os.path.exists(os.path.join(ROOT, folder, name))

@@ -334,6 +334,13 @@ def start_copy(database, target):
     return terminal
 
 
+def assert_ended_by(number, terminal):
+    """Check that the program has ended by a signal, or as shells report that of Ctrl-C."""
+    assert terminal.signalstatus == number or (
+        number == signal.SIGINT and terminal.exitstatus == 130)
+    assert "Traceback" not in terminal.before
+
+
 @both_targets
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_copy_leaves_nothing_and_can_be_repeated(many, target, outside, number):
@@ -341,12 +348,32 @@ def test_interrupted_copy_leaves_nothing_and_can_be_repeated(many, target, outsi
     terminal.kill(number)
     terminal.expect(pexpect.EOF)
     terminal.close()
-    assert (terminal.exitstatus, terminal.signalstatus) == (
-        (None, signal.SIGKILL) if number == signal.SIGKILL else (130, None))
-    assert "Traceback" not in terminal.before
+    assert_ended_by(number, terminal)
     wait_for(lambda: is_empty(target), "the rows to be gone")
     status, out, err = copy(many, target)
     assert (status, err, out.count("problems: 0\n")) == (0, "", 2)
+
+
+@pytest.mark.parametrize("target", ["postgresql"], indirect=True)
+def test_ctrl_c_ends_a_copy_whose_postgresql_hangs(many, target, outside_of):
+    terminal = start_copy(many, target)
+    session, = outside_of(target).execute(
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() "
+        "AND query LIKE 'COPY %'").fetchone()
+    os.kill(session, signal.SIGSTOP)
+    try:
+        wait_for(lambda: is_asleep(terminal.pid), "the program to wait for PostgreSQL")
+        terminal.kill(signal.SIGINT)
+        terminal.expect(pexpect.EOF)
+        terminal.close()
+    finally:
+        os.kill(session, signal.SIGCONT)
+    assert_ended_by(signal.SIGINT, terminal)
+
+
+def is_asleep(pid):
+    with open("/proc/%d/stat" % pid) as file:
+        return file.read().rsplit(")", 1)[1].split()[0] == "S"
 
 
 @pytest.mark.parametrize("target", ["postgresql"], indirect=True)
