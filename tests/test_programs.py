@@ -455,6 +455,7 @@ def test_make_play_appends_to_the_log(make_play, directory):
         assert log.count(" INFO stopped\n") == number
     # An earlier line is not one of this start.
     with contextlib.closing(socket.socket()) as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)     # its clients have gone
         other.bind(("127.0.0.1", port))
         other.listen(1)
         output = make_play(port).communicate()[0].decode("utf-8")
