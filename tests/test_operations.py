@@ -16,7 +16,8 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, Peer, audit, environment, on_postgresql, open_account, query
+from conftest import (ROOT, Peer, audit, environment, on_postgresql, open_account, query,
+                      wait_for)
 
 import db
 
@@ -538,8 +539,12 @@ def test_commands_of_the_readme(program, machine):
     status, output = type_here(SCRIPT)
     assert status == 0 and "You bought the sword." in output
     for line in COUNTER.splitlines():
-        key = "INSERT OR IGNORE INTO account_key VALUES (1, '%s')" % ("0" * 64)
-        query(program.database, key)
-        status, output = type_here(line.replace("bob", "carol").replace(
-            "FILE", os.path.join(machine.backups, "copy.db")))
+        player = Peer(program.port, "carol")            # whom a command may log out
+        query(program.database, "INSERT OR IGNORE INTO account_key VALUES (1, '%s')" % ("0" * 64))
+        status, output = type_here(re.sub(
+            "FILE|DATABASE", lambda match: os.path.join(machine.backups, match.group() + ".db"),
+            line.replace("bob", "carol")))
         assert status == 0, output
+        player.close()
+        wait_for(lambda: program.stats()["players"] == 0, "the end of the login")
+        query(program.database, "DELETE FROM account_key")
