@@ -23,8 +23,8 @@ def stats(service, _, arguments):
 def players(service, _, arguments):
     """Return a page of the players in order of their nicknames, the first of them behind `after`.
 
-    A page fits into a line; the last one is empty. With the last nickname of one the client asks
-    for the next, so that 20,000 players take many short ticks, not a long one.
+    A page fits into a line; the last one is empty. The client asks for the next page with the last
+    nickname of this one. So 20,000 players take many short ticks instead of a long one.
     """
     after, = arguments
     nicknames = service.players if after is None else \

@@ -12,8 +12,8 @@ from text import excerpt
 class Players(dict):
     """{nickname: Session} of all who are logged in to an open `db.Shop`.
 
-    Their log lines go to a GroupCommit, if a `log.LogRateLimiter` lets them; that of a kick always
-    does. `clock` returns seconds.
+    Their log lines go to a GroupCommit, if a `log.LogRateLimiter` lets them. The line of a kick is
+    always written. `clock` returns seconds.
     """
 
     def __init__(self, shop, group, limiter, clock):
@@ -41,7 +41,7 @@ class Players(dict):
     def log_out(self, session, reason):
         """End the login of a session, and free its nickname."""
         account = session.account
-        # Whom operators kick may have used up the quota of the address.
+        # A kicked player may have used up the quota of the address.
         if reason == KICKED or self.limiter.has_quota("logout", session.address[0]):
             is_uncommitted = session in self.group.uncommitted_logins
             self.group.log(logging.INFO, "logout nickname=%s peer=%s reason=%s",
