@@ -2,6 +2,7 @@
 """The client: a blocking connection to the server as a library, and the program that plays.
 
     python client.py [--host HOST] [--port PORT] [--tls [--ca FILE]]
+                     [--nickname NAME [--json] [OPTION [ITEM]]]
 """
 from __future__ import unicode_literals
 
@@ -16,14 +17,17 @@ if __name__ == "__main__":
 import contextlib
 import errno
 import functools
+import logging
 import socket
 import ssl
 
 import cli
 import protocol
-from console import Console, State, advice_by_reason    # noqa: F401  (State: for programs)
+import one_shot
+from console import Console, State          # noqa: F401  (State: for programs)
 from constants import HOST, PORT, REPLY_SECONDS
 from keyfile import KeyFile, default_path, new_key      # noqa: F401  (new_key: for programs)
+from login import Login
 from protocol import RpcError, ServerGone   # noqa: F401  (RpcError: for programs)
 from rpc import RpcClient, is_timeout, retry_interrupted
 from terminal import run_on_terminal
@@ -138,13 +142,28 @@ def _expect(value, kind):
 
 def parse_arguments(arguments):
     """Return the options of the command line; `tls` is an ssl.SSLContext or None."""
-    parser = cli.Parser(description="Play: log in, buy and sell.")
+    parser = cli.Parser(
+        usage="%(prog)s [--host HOST] [--port PORT] [--tls [--ca FILE]]\n"
+              "                 [--nickname NAME [--json] [OPTION [ITEM]]]",
+        description="Play: log in, buy and sell. With OPTION, carry that out for a script and end; "
+                    "the exit status is 0 if it is done, 1 if it was refused, 2 for wrong usage, 3 "
+                    "without a server, or if a trade may or may not have gone through.")
     cli.add_address_options(parser)
     parser.add_argument("--tls", action="store_true",
                         help="encrypt, and have the server prove that it is HOST")
     parser.add_argument("--ca", metavar="FILE",
                         help="with --tls: trust the certificates in FILE, not the system's")
+    parser.add_argument("--nickname", type=cli.text, metavar="NAME",
+                        help="log in with it, without a question")
+    parser.add_argument("--json", action="store_true",
+                        help="with OPTION: print the account as one line of JSON")
+    parser.add_argument("option", type=cli.text, nargs="?", metavar="OPTION",
+                        help="balance, items, buy or sell")
+    parser.add_argument("item", type=cli.text, nargs="?", metavar="ITEM", help="of buy and sell")
     options = parser.parse_args(arguments)
+    if not options.port:
+        parser.error("a client cannot connect to port 0")
+    check_one_shot(parser, options)
     if options.ca and not options.tls:
         parser.error("--ca is of use only with --tls")
     try:
@@ -155,13 +174,49 @@ def parse_arguments(arguments):
     return options
 
 
+def check_one_shot(parser, options):
+    """Check --nickname and what belongs to it; OPTION becomes the name of the option."""
+    if options.nickname is None:
+        if options.json or options.option:
+            parser.error("--json and OPTION need --nickname")
+        return
+    problem = protocol.nickname_problem(options.nickname)
+    if problem:
+        parser.error("argument --nickname: %s" % problem)
+    if options.json and not options.option:
+        parser.error("--json needs an OPTION")
+    if options.option is not None:
+        try:
+            options.option = one_shot.chosen_option(options.option, options.item)
+        except ValueError as problem:
+            parser.error("argument OPTION: %s" % problem)
+
+
+def advice_by_reason(host, port, tls):
+    """Return what a player can do about a ServerGone, by its reason."""
+    check = "Check --host and --port."
+    flags = (" --host %s" % host if host != HOST else "") \
+        + (" --port %d" % port if port != PORT else "")
+    start = "Start one%s python server.py%s" % (":" if flags else " with:", flags)
+    is_local = not tls and (host in ("localhost", "::1") or host.startswith("127."))
+    return {"not_running": start if is_local else check, "unreachable": check, "not_lavka": check,
+            "tls_failed": "Check --tls and --ca.", "no_answer": "Try logging in again.",
+            "gone": "Log in again when it is back."}
+
+
 def main(arguments=None):
     """Run the program; return its exit status."""
     options = parse_arguments(arguments)
     connect = functools.partial(Client, options.host, options.port, tls=options.tls)
     advice = advice_by_reason(options.host, options.port, options.tls)
     key_file = KeyFile(default_path())
-    return run_on_terminal(lambda terminal: Console(connect, advice, terminal, key_file).run())
+    if options.option is None:
+        return run_on_terminal(
+            lambda terminal: Console(connect, advice, terminal, key_file, options.nickname).run())
+    logging.basicConfig(format="%(message)s")
+    login = Login(options.nickname, connect, key_file)
+    return run_on_terminal(lambda terminal: one_shot.run(
+        options.option, options.item, login, advice, terminal, options.json))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,10 @@ MAX_CREDITS = 2 ** 63 - 1     # the largest INTEGER of SQLite and bigint of Post
 
 # The options of a session, in the order in which the client lists them.
 OPTIONS = ("balance", "items", "buy", "sell", "logout", "protect")
+TRADES = ("buy", "sell")      # those that an item may follow
 BACK = "back"                 # at the question for an item: return to the options
+HELP_WORDS = ("help", "?")    # explain the options, or the question for an item
+EXIT_WORDS = ("exit", "quit") # no options: players who type them are told how to leave
 
 # --- where it runs ----------------------------------------------------------------------------
 
@@ -139,6 +142,7 @@ KEY_ATTEMPTS = 3              # wrong keys until the console asks for the nickna
 
 COLUMNS = 80                  # of a line; what terminals have at least
 NICKNAME_COLUMNS = 24         # of a nickname in the prompt, so that there is room to type
+WORD_COLUMNS = 40             # of a wrong word in an error, so that the error fits into a line
 ITEM_COLUMNS = 40             # of an item in a table, so that there is room for its price
 
 # --- time limits (seconds) --------------------------------------------------------------------

@@ -30,7 +30,7 @@ from models import Trade
 from postgresql import PostgreSQL
 from sqlite import SQLite
 from storage import STORAGE_ERRORS, CannotOpen, HeldElsewhere, NoRoom, UnusableRow, describe
-from text import URL, Text, excerpt
+from text import URL, Text, counted, excerpt
 
 log = logging.getLogger("lavka.db")
 
@@ -184,10 +184,11 @@ class Shop(object):
         if account.version != self._version or not self._version_checked:
             self._refresh(account)
         if item in account.items:
-            raise Refusal("item_already_owned", "You own the %s already." % item)
+            raise Refusal("item_already_owned", "You already own the %s." % item)
         if account.credits < price:
             raise Refusal("not_enough_credits",
-                          "The %s costs %d credits, you have %d." % (item, price, account.credits),
+                          "The %s costs %s; you have %d." % (
+                              item, counted(price, "credit"), account.credits),
                           credits=account.credits, price=price)
         account.credits -= price
         account.items.append(item)

@@ -55,7 +55,7 @@ class RpcClient(object):
         except socket.error as error:
             if is_timeout(error):
                 raise ServerGone(
-                    "no_answer", "The server has not answered for %g seconds." % self.timeout)
+                    "no_answer", "The server did not answer within %g seconds." % self.timeout)
             raise ServerGone("gone", "The server is gone.")
         except (ValueError, KeyError, TypeError, RpcError):
             raise ServerGone(

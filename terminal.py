@@ -313,6 +313,12 @@ class Terminal(object):
         """Return the text, escaped, or as much of it as fits into `width` columns."""
         return shorten(self.escape(text), width)
 
+    def name(self, text):
+        return self.escape(text)
+
+    def short_name(self, text):
+        return shorten(self.escape(text), 24)
+
     def write(self, text):
         """Print escaped text at once."""
         data = text.encode(self.encoding)

@@ -179,7 +179,12 @@ def wrap(text, indent=0):
     return ["".join(line) for line in lines]
 
 
-# --- matching of words ------------------------------------------------------------------------
+# --- words -----------------------------------------------------------------------------------
+
+def counted(number, noun):
+    """Return "1 credit", "2 credits"."""
+    return "%d %s%s" % (number, noun, "" if number == 1 else "s")
+
 
 def find(word, names, listed=()):
     """Return the names that a player may mean by a word, in any case.

@@ -32,9 +32,9 @@ def play():
         screen = Screen(program.port, height=40)      # high enough: nothing scrolls
         screen.until_line("Nickname: ")
         screen.enter("bob", "bob 290> ")
-        screen.enter("buy", "What do you buy? (or back) ")
+        screen.enter("buy", "What would you like to buy? (or back) ")
         screen.type("sw", TAB)
-        screen.until_line("What do you buy? (or back) sword")
+        screen.until_line("What would you like to buy? (or back) sword")
         screen.enter("", "bob 90> ")
         screen.enter("buy armor", "bob 90> ")
         screen.enter("sell tor", "bob 130> ")

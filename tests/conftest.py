@@ -650,9 +650,10 @@ def start_player():
     started = []
 
     def start(port=None, *arguments, **variables):
+        prompt = variables.pop("prompt", playing.NICKNAME)
         player = playing.Player(port, *arguments, **variables)
         started.append(player)
-        player.read_until(playing.NICKNAME)
+        player.read_until(prompt)
         return player
 
     yield start
@@ -677,6 +678,15 @@ def script():
     script = playing.Script()
     yield script
     script.close()
+
+
+@pytest.fixture
+def no_server():
+    """Return a port where nothing listens as long as the test runs."""
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    yield sock.getsockname()[1]
+    sock.close()
 
 
 @pytest.fixture

@@ -19,10 +19,12 @@ from constants import HOST
 # Prompts on a terminal, as patterns.
 NICKNAME = r"Nickname( \[[^\r\n]*\])?: "
 OPTION = r"[^\r\n]* \d+> "
-BUY = r"What do you buy\? \(or back\) "
-SELL = r"What do you sell\? \(or back\) "
+BUY = r"What would you like to buy\? \(or back\) "
+SELL = r"What would you like to sell\? \(or back\) "
 KEY = r"Key \(not shown; Enter goes back\): "
 QUESTIONS = {"buy": BUY, "sell": SELL}
+
+NEW_ACCOUNT = "This is a new account. \"logout\" goes back to the nickname; Ctrl-D leaves."
 
 
 # --- players ------------------------------------------------------------------------------------
@@ -101,6 +103,12 @@ def run(port, lines, *arguments, **variables):
 def start_in_pipes(command, **variables):
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, env=player_environment(**variables))
+
+
+def shell(port, *arguments, **options):
+    """Start client.py with standard files redirected, in pipes."""
+    command = ["sh", "-c", 'exec "$@" ' + options["redirection"], "sh", sys.executable, CLIENT]
+    return start_in_pipes(command + ["--port", "%d" % port] + list(arguments))
 
 
 def read_output(process):

@@ -18,8 +18,9 @@ import time
 import pytest
 from conftest import (CLIENT, PAGE, PATIENCE, ROOT, WAITING, environment, is_full, open_account,
                       player_environment, query, small_pipe, wait_for)
-from playing import (ACCOUNT, BUY, NICKNAME, OPTION, QUESTIONS, RESULTS, SELL, Script, end_process,
-                     in_order, read_output, run, sleeps_or_ended, start_in_pipes, stored_account)
+from playing import (ACCOUNT, BUY, NEW_ACCOUNT, NICKNAME, OPTION, QUESTIONS, RESULTS, SELL, Script,
+                     end_process, in_order, read_output, run, shell, sleeps_or_ended,
+                     start_in_pipes, stored_account)
 
 import protocol
 from client import Client, ServerGone, State
@@ -36,15 +37,6 @@ def without_readline(directory):
     with io.open(os.path.join(directory, "readline.py"), "w") as module:
         module.write("raise ImportError()\n")
     return {"PYTHONPATH": directory}
-
-
-@pytest.fixture
-def no_server():
-    """Return a port where nothing listens as long as the test runs."""
-    sock = socket.socket()
-    sock.bind((HOST, 0))
-    yield sock.getsockname()[1]
-    sock.close()
 
 
 # --- faults: what a server does instead of answering a request ----------------------------------
@@ -206,8 +198,8 @@ def test_login_shows_the_account_and_the_options(program, start_player):
     lines = player.enter("ann", OPTION)                 # a new account
     credits, items = stored_account(program, "ann")
     assert CREDITS_RANGE[0] <= credits <= CREDITS_RANGE[1] and items == ""
-    assert "ann" in lines[0] and "back" not in lines[0]
-    assert lines[1:3] == ["  credits  %d" % credits, "  items    none"]
+    assert lines[:4] == ["Welcome to Lavka, ann!", NEW_ACCOUNT, "  credits  %d" % credits,
+                         "  items    none"]
 
 
 def test_server_full_is_shown(script, start_player):
@@ -253,13 +245,53 @@ def test_options_are_accepted_in_any_case(player):
     player.enter("LogOut", NICKNAME)
 
 
-def test_unknown_option_is_an_error(player):
-    for line in ("dance", "balances", "back", "potion", "exit", "quit", "0", "7", "-1", "²",
-                 "balance please", "help me", "3 potion", "танец", "'; DROP TABLE account; --",
-                 "%s", "x" * 1000):
-        shown = player.enter(line, OPTION)
-        assert "no option" in shown[0] and line in shown[0]
+OPTIONS_SHOWN = ["Options: 1 balance, 2 items, 3 buy, 4 sell, 5 logout, 6 protect.",
+                 "Type ? for help; Ctrl-C or Ctrl-D leaves the game."]
+
+
+def test_unknown_option_is_an_error_with_the_list(player):
+    for line in ("dance", "balances", "back", "exit now", "0", "7", "-1", "²", "balance please",
+                 "3 potion", "танец", "'; DROP TABLE account; --", "%s"):
+        assert player.enter(line, OPTION) == ["There is no option \"%s\"." % line] + OPTIONS_SHOWN
         assert player.enter("balance", OPTION) == ["You have 100 credits."]
+
+
+def test_unknown_options_in_a_row_do_not_repeat_the_list(player):
+    player.enter("dance", OPTION)
+    for line in ("foo", "bar"):
+        assert player.enter(line, OPTION) == ["There is no option \"%s\"." % line]
+    assert player.enter("help me", OPTION) == ["There is no option \"me\"."] + OPTIONS_SHOWN
+    player.enter("balance", OPTION)
+    assert player.enter("foo", OPTION)[1:] == OPTIONS_SHOWN
+
+
+def test_long_wrong_word_is_shortened(player):
+    shown = "x" * 37 + "..."
+    assert player.enter("x" * 3000, OPTION)[0] == "There is no option \"%s\"." % shown
+    player.enter("buy", BUY)
+    assert player.enter("x" * 3000, BUY) == ["There is no \"%s\" in the catalog." % shown]
+    player.enter("sell", SELL)
+    assert player.enter("x" * 3000, SELL) == ["You do not own \"%s\"." % shown]
+
+
+@pytest.mark.parametrize("word", ["exit", "quit", "EXIT"])
+def test_exit_word_tells_how_to_leave(player, word):
+    error = ["There is no %s option: press Ctrl-D to leave." % word.lower()]
+    assert player.enter(word, OPTION) == error
+    player.enter("buy", BUY)
+    assert player.enter(word, BUY) == error             # the question goes on
+    player.enter("sell", SELL)
+    assert player.enter(word, SELL) == error
+    assert "You have 300 credits." in player.enter("sword", OPTION)
+
+
+def test_name_of_an_item_alone_tells_how_to_trade_it(player):
+    for word, verb, item in [("potion", "buy", "potion"), ("BOW", "buy", "bow"),
+                             ("Sword", "sell", "sword")]:
+        assert player.enter(word, OPTION) == [
+            "There is no option \"%s\". To %s the %s, type \"%s %s\"."
+            % (word, verb, item, verb, item)]
+    assert player.enter("pot", OPTION)[0] == "There is no option \"pot\"."
 
 
 def test_empty_line_is_ignored(player):
@@ -283,7 +315,8 @@ def test_buy_shows_the_catalog_and_updates_the_cache(program, player):
 def test_sell_shows_the_owned_items_and_updates_the_cache(program, player):
     assert player.enter("sell", SELL) == SWORD_AND_TORCH
     lines = player.enter("SWORD", OPTION)
-    assert lines == ["Congratulations! You sold the sword.", "You have 300 credits."]
+    assert lines == ["Congratulations! You sold the sword for 200 credits.",
+                     "You have 300 credits."]
     assert stored_account(program, "bob") == (300, "torch")
     assert player.enter("balance", OPTION) == ["You have 300 credits."]
     assert player.enter("items", OPTION) == ["Your items: torch."]
@@ -297,7 +330,7 @@ def test_sell_shows_the_owned_items_and_updates_the_cache(program, player):
 def test_refused_buy_asks_again(program, player):
     player.enter("buy", BUY)
     for item, why in [("excalibur", "in the catalog"), ("sword", "already"),
-                      ("Horse", "costs 500 credits, you have 100"), ("sword", "already")]:
+                      ("Horse", "costs 500 credits; you have 100"), ("sword", "already")]:
         error, = player.enter(item, BUY)
         assert why in error
     assert player.enter("", BUY) == []
@@ -307,9 +340,10 @@ def test_refused_buy_asks_again(program, player):
 
 def test_refused_sell_asks_again(program, player):
     player.enter("sell", SELL)
-    for item, why in [("excalibur", "in the catalog"), ("potion", "not own"), ("BOW", "not own")]:
-        error, = player.enter(item, SELL)
-        assert why in error
+    for item, why in [("excalibur", "You do not own \"excalibur\"."),
+                      ("3", "There is no number 3 in the list."),
+                      ("potion", "You do not own the potion."), ("BOW", "You do not own the bow.")]:
+        assert player.enter(item, SELL) == [why]
     assert stored_account(program, "bob") == (100, "sword,torch")
     assert "You have 140 credits." in player.enter("torch", OPTION)
 
@@ -418,25 +452,29 @@ PLACES = {
 }
 
 
-def is_lost(lines, item=None):
-    """Return True if the lines tell of a lost server and of a trade whose outcome is unknown."""
-    assert len(lines) == (2 if item else 1) and "server" in lines[0]
-    if item:
-        assert "may or may not" in lines[1] and item in lines[1] and "next login" in lines[1]
+# What a player reads of a trade whose outcome is unknown.
+UNKNOWN = {verb: "The %s may or may not have gone through; your next login will show." % noun
+           for verb, noun in [("buy", "purchase"), ("sell", "sale")]}
+
+
+def is_lost(lines, trade=None):
+    """Return True if the lines tell of a lost server, and of a trade whose outcome is unknown."""
+    assert "server" in lines[0] and lines[1:] == ([UNKNOWN[trade]] if trade else [])
     return True
 
 
 @pytest.mark.parametrize("place, lines", [
-    ("an option", OPTIONS + ("dance", "", "?", "bal", "buy excalibur")),
-    ("an item to buy", ("potion", "back", "excalibur", "", "items")),
-    ("an item to sell", ("sword", "back", "excalibur", "", "items"))])
+    ("an option", OPTIONS + ("dance", "", "?", "exit", "bal", "buy excalibur")),
+    ("an item to buy", ("potion", "back", "excalibur", "", "items", "?", "exit")),
+    ("an item to sell", ("sword", "back", "excalibur", "", "items", "?", "exit"))])
 def test_killed_server_is_detected_at_the_next_input(start, program, player, place, lines):
     for line in lines:
         for option, question in PLACES[place]:
             player.enter(option, question)
         program.kill()
         assert not player.has_shown_more()
-        is_lost(player.enter(line, NICKNAME), line if line in ITEMS else None)
+        is_lost(player.enter(line, NICKNAME),
+                {"potion": "buy", "sword": "sell"}.get(line))
         program = start("--port", str(program.port))
         assert "  credits  100" in player.enter("bob", OPTION)
         assert player.enter("items", OPTION) == ["Your items: sword, torch."]
@@ -462,8 +500,8 @@ def test_stopped_server_is_given_up_after_the_reply_timeout(program, start_playe
     idle.sendline("balance")
     buyer.sendline("potion")
     assert idle.read_until(NICKNAME) == [
-        "The server has not answered for %d seconds. Try to log in again." % REPLY_SECONDS]
-    assert is_lost(buyer.read_until(NICKNAME), "potion")
+        "The server did not answer within %d seconds. Try logging in again." % REPLY_SECONDS]
+    assert is_lost(buyer.read_until(NICKNAME), "buy")
     assert WAITING in idle.before and WAITING in buyer.before
     program.process.send_signal(signal.SIGCONT)
     wait_for(lambda: program.free("bob"), "the nickname to be free")
@@ -478,11 +516,11 @@ def test_stopped_server_is_given_up_after_the_reply_timeout(program, start_playe
 def test_invalid_or_missing_response_ends_the_session(script, start_player, fault):
     player = start_player(script.port)
 
-    def fail(method, item=None):
+    def fail(method):
         """Let the fault be the answer to a request."""
         assert script.request()["method"] == method
         fault(script)
-        assert is_lost(player.read_until(NICKNAME), item)
+        assert is_lost(player.read_until(NICKNAME), method if method in UNKNOWN else None)
 
     player.sendline("bob")
     script.accept()
@@ -503,7 +541,7 @@ def test_invalid_or_missing_response_ends_the_session(script, start_player, faul
         script.serve("ping")
         player.read_until(QUESTIONS[verb])
         player.sendline("sword")
-        fail(verb, "%s the Sword" % verb)
+        fail(verb)
 
     script.admit(player)
     player.sendline("balance")
@@ -524,7 +562,7 @@ def test_malformed_trade_result_leaves_the_outcome_open(script, start_player):
         player.sendline("potion")
         script.request()
         script.answer(result=result)
-        assert is_lost(player.read_until(NICKNAME), "Potion")
+        assert is_lost(player.read_until(NICKNAME), "buy")
     assert script.methods.count("buy") == 3
 
 
@@ -673,9 +711,10 @@ SESSION = ["bob", "balance", "BUY", "Horse", "Potion", "items", "sell", "potion"
 SESSION_SHOWS = [
     "Nickname:\n", "Welcome back, bob!\n", "credits  100\n", "items    none\n", "Options",
     "\nbob 100>\n", "You have 100 credits", "price", "potion", "25", "horse", "500",
-    "What do you buy? (or back)\n", "costs 500", "Congratulations", "75 credits", "\nbob 75>\n",
-    "Your items: potion.\n", "potion", "25", "What do you sell? (or back)\n", "Congratulations",
-    "100 credits", "\nbob 100>\n", "no option", "Good bye, bob.\n", "Nickname:\n", "ann",
+    "What would you like to buy? (or back)\n", "costs 500", "Congratulations", "75 credits",
+    "\nbob 75>\n", "Your items: potion.\n", "potion", "25",
+    "What would you like to sell? (or back)\n", "Congratulations", "100 credits", "\nbob 100>\n",
+    "no option", "Goodbye, bob.\n", "Nickname:\n", "ann",
     "Options", "ann ", "no items"]
 
 
@@ -733,7 +772,7 @@ def test_script_may_have_crlf_and_a_byte_order_mark(program):
                                           b"potion\r", b"buy torch\r", b"logout\r"])
     assert (status, err) == (0, "")
     assert in_order(out, "Nickname:\nWelcome back, bob!\n", "bought the potion", "sold the potion",
-                    "bought the torch", "Good bye, bob.\n")
+                    "bought the torch", "Goodbye, bob.\n")
     assert stored_account(program, "bob") == (60, "torch")
     status, out, err = run(program.port, [b"bob\r", "\ufeff"], end="")     # only at the beginning
     assert (status, err) == (0, "") and "There is no option \"\\ufeff\"." in out
@@ -801,7 +840,7 @@ def test_non_blocking_output_is_waited_for(program):
         assert process.stderr.read() == b"" and process.returncode == 0
     finally:
         end_process(process)
-    assert len(out) > 2 * PAGE and out.count(b"leaves a question") == 40
+    assert len(out) > 2 * PAGE and out.count(b"help buy") == 40
 
 
 @pytest.mark.parametrize("redirection", ["<&-", ">&-", "<&- >&-"])
@@ -811,7 +850,7 @@ def test_closed_standard_files_cause_no_traceback(no_server, redirection):
 
 def run_redirected(port, redirection):
     """Run the client with this redirection; return (exit status, standard error)."""
-    process = shell(port, redirection)
+    process = shell(port, redirection=redirection)
     try:
         process.stdin.close()
         _, err = read_output(process)
@@ -827,7 +866,7 @@ def test_full_disk_is_a_line_on_standard_error(no_server, redirection):
 
 
 def test_pipes_work_without_standard_error(program):
-    process = shell(program.port, "2>&-")
+    process = shell(program.port, redirection="2>&-")
     try:
         process.stdin.write(b"bob\nitems\n")
         process.stdin.close()
@@ -836,12 +875,6 @@ def test_pipes_work_without_standard_error(program):
         end_process(process)
     assert process.returncode == 0
     assert in_order(out, "Nickname:", "bob", "Options", "bob ", "no items")
-
-
-def shell(port, redirection):
-    """Start client.py with standard files redirected."""
-    command = 'exec "$@" ' + redirection
-    return start_in_pipes(["sh", "-c", command, "sh", sys.executable, CLIENT, "--port", str(port)])
 
 
 def test_prompts_do_not_go_to_standard_error(program, start_player, directory):
@@ -1037,14 +1070,14 @@ def test_timeout_covers_a_response_that_comes_byte_by_byte(script, impatient, me
     meanwhile(drip)
     with pytest.raises(ServerGone) as caught:
         impatient.ping()
-    assert "not answered" in str(caught.value)
+    assert "did not answer" in str(caught.value)
 
 
 def test_empty_line_is_not_a_response(script, impatient):
     script.send(b"\r\n\n")
     with pytest.raises(ServerGone) as caught:
         impatient.ping()
-    assert "not answered" in str(caught.value)
+    assert "did not answer" in str(caught.value)
 
 
 def test_response_in_pieces_is_read(script, impatient, meanwhile):

@@ -150,7 +150,7 @@ def test_a_player_through_the_proxy(proxy, program):
 
 def test_the_console_with_tls(proxy, program, start_player):
     player = start_player(proxy.port, "--host", "localhost", "--tls", "--ca", proxy.certificate)
-    assert player.enter("bob", OPTION)[0] == "Welcome to the shop, bob!"
+    assert player.enter("bob", OPTION)[0] == "Welcome to Lavka, bob!"
     assert "bob" in player.enter("logout", NICKNAME)[0]
     assert program.free("bob")
 
@@ -215,7 +215,7 @@ def test_a_server_that_falls_silent_behind_tls(proxy, program):
         program.process.send_signal(signal.SIGSTOP)
         with pytest.raises(ServerGone) as caught:
             player.ping()
-        assert str(caught.value) == "The server has not answered for 0.2 seconds."
+        assert str(caught.value) == "The server did not answer within 0.2 seconds."
         program.process.send_signal(signal.SIGCONT)
 
 

@@ -620,7 +620,7 @@ def test_lines_of_a_pipe_are_taken_for_keys_until_three_are_wrong(protected, com
     assert out[begin:].startswith("%s\n%s\n%s\n%s\n%s\nNickname:\n" % (
         PROMPT.rstrip(), NO_KEY, WRONG_KEY, NO_KEY, ATTEMPTS_OVER))
     assert "potion" not in out[:out.index("Welcome")] and WRONG not in out
-    assert "Welcome to the shop, ann!" in out and "You have no items." in out
+    assert "Welcome to Lavka, ann!" in out and "You have no items." in out
     log = protected.log()
     assert log.count("reason=wrong_key") == 1 and WRONG not in log and RIGHT not in log
 

@@ -17,6 +17,7 @@ from playing import (ACCOUNT, BUY, NICKNAME, OPTION, RESULTS, SELL, end_process,
 from screen import CLEAR, CTRL_C, CTRL_Z, ENTER, LEFT, TAB, UP, Screen
 from wcwidth import wcswidth
 
+from client import Client
 from constants import ITEMS, OPTIONS
 
 
@@ -65,7 +66,7 @@ def test_tab_completes_options_and_their_items(bob):
             ("s", "sell "), ("x", "x"), ("  ba", "  balance"), ("buy sw", "buy sword"),
             ("buy SW", "buy sword"), ("bu  sw", "bu  sword"), ("b s", "b s"), ("s s", "s sword"),
             ("sell t", "sell torch"), ("sell p", "sell p"), ("balance s", "balance s"),
-            ("? s", "? s")]:
+            ("? s", "? sell"), ("help p", "help protect")]:
         bob.type(typed, TAB, "#")
         bob.until_line("bob 100> %s#" % line)
         bob.type(CLEAR)
@@ -82,16 +83,16 @@ def test_tab_lists_ambiguous_completions(bob):
 
 
 def test_tab_completes_items_at_the_question(program, bob):
-    bob.enter("buy", "What do you buy? (or back) ")
+    bob.enter("buy", "What would you like to buy? (or back) ")
     for typed, completed in [("po", "potion"), ("ba", "back"), ("sh", "shield"), ("ite", "ite")]:
         bob.type(typed, TAB)
-        bob.until_line("What do you buy? (or back) %s" % completed)
+        bob.until_line("What would you like to buy? (or back) %s" % completed)
         bob.type(CLEAR)
     bob.enter("back", "bob 100> ")
-    bob.enter("sell", "What do you sell? (or back) ")
+    bob.enter("sell", "What would you like to sell? (or back) ")
     for typed, completed in [("s", "sword"), ("b", "back"), ("p", "p")]:        # owned items only
         bob.type(typed, TAB)
-        bob.until_line("What do you sell? (or back) %s" % completed)
+        bob.until_line("What would you like to sell? (or back) %s" % completed)
         bob.type(CLEAR)
     bob.type("s", TAB)
     bob.enter("", "bob 300> ")
@@ -158,9 +159,11 @@ def test_prefix_or_number_selects_an_item(program, player):
     player.enter("3", BUY)
     assert player.enter("s", BUY) == ['"s" may be shield or sword.']
     assert player.enter("b", BUY) == ['"b" may be bow or back.']
-    for number in ("0", "9", "-1", "1.0", "²"):
-        assert player.enter(number, BUY) == ['There is no "%s" in the catalog.' % number]
-    assert player.enter("2", BUY) == ["You own the torch already."]
+    for number in ("0", "9"):
+        assert player.enter(number, BUY) == ["There is no number %s in the list." % number]
+    for word in ("-1", "1.0"):
+        assert player.enter(word, BUY) == ['There is no "%s" in the catalog.' % word]
+    assert player.enter("2", BUY) == ["You already own the torch."]
     player.enter("3", OPTION)
     assert stored_account(program, "bob") == (40, "sword,torch,dagger")
     player.enter("4", SELL)
@@ -198,13 +201,13 @@ def test_buy_in_one_line(program, player, line):
 @pytest.mark.parametrize("line", ["sell sword", "s s"])
 def test_sell_in_one_line(program, player, line):
     assert player.enter(line, OPTION) == [
-        "Congratulations! You sold the sword.", "You have 300 credits."]
+        "Congratulations! You sold the sword for 200 credits.", "You have 300 credits."]
     assert stored_account(program, "bob") == (300, "torch")
 
 
 def test_refused_trade_in_one_line(program, player):
-    for line, why in [("buy horse", "The horse costs 500 credits, you have 100."),
-                      ("buy sword", "You own the sword already."),
+    for line, why in [("buy horse", "The horse costs 500 credits; you have 100."),
+                      ("buy sword", "You already own the sword."),
                       ("sell bow", "You do not own the bow."),
                       ("buy s", '"s" may be shield or sword.'),
                       ("buy excalibur", 'There is no "excalibur" in the catalog.'),
@@ -244,9 +247,36 @@ def test_help_shows_the_options(player, line):
     for number, option in enumerate(OPTIONS):
         assert lines[number].split()[:2] == ["%d" % (number + 1), option]
     assert "Ctrl-C" in lines[-1]
-    player.enter("buy", BUY)                            # help in full only
-    assert player.enter(line, BUY) == (
-        ['There is no "he" in the catalog.'] if line == "he" else lines)
+    player.enter("buy", BUY)
+
+
+ITEM_HELP = [
+    "Type the name of an item, its beginning, or its number in the list.",
+    "\"back\" leads back to the options. So does an option in full, such as \"balance\"."]
+
+
+@pytest.mark.parametrize("line", ["help", "?", "HELP"])
+def test_question_for_an_item_has_help_of_its_own(program, player, line):
+    for question, option in [(BUY, "buy"), (SELL, "sell")]:
+        player.enter(option, question)
+        assert player.enter(line, question) == ITEM_HELP        # without numbers
+        assert player.enter("he", question)[0].endswith(" \"he\" in the catalog."
+                                                        if option == "buy" else " \"he\".")
+        player.enter("back", OPTION)
+    assert stored_account(program, "bob") == (100, "sword,torch")
+
+
+def test_help_with_an_option_explains_it(player):
+    assert player.enter("help buy", OPTION) == [
+        "buy: show the catalog, and choose an item to buy.",
+        "\"buy sword\" buys the sword at once. What you already own cannot be bought again."]
+    assert player.enter("? BAL", OPTION) == ["balance: show your credits."]
+    assert player.enter("help 5", OPTION)[0].startswith("logout: free your nickname")
+    assert player.enter("help b", OPTION) == ['"b" may be balance or buy.']
+    assert player.enter("help potion", OPTION) == [
+        'There is no option "potion". To buy the potion, type "buy potion".']
+    player.enter("buy", BUY)
+    assert player.enter("help sell", OPTION)[0].startswith("sell: show what you own")
 
 
 def test_help_names_editing_keys_only_with_line_editing(program, bob):
@@ -344,16 +374,16 @@ def test_session_on_the_screen(bob):
                     "  items    sword, torch",
                     "Options: 1 balance, 2 items, 3 buy, 4 sell, 5 logout, 6 protect.",
                     "Type ? for help; Ctrl-C or Ctrl-D leaves the game.", "bob 100>")
-    bob.enter("buy", "What do you buy? (or back) ")
-    bob.until_shown("bob 100> buy", CATALOG, "What do you buy? (or back)")
+    bob.enter("buy", "What would you like to buy? (or back) ")
+    bob.until_shown("bob 100> buy", CATALOG, "What would you like to buy? (or back)")
     bob.enter("potion", "bob 75> ")
-    bob.until_shown("What do you buy? (or back) potion", "Congratulations! You bought the potion.",
-                    "You have 75 credits.", "bob 75>")
+    bob.until_shown("What would you like to buy? (or back) potion",
+                    "Congratulations! You bought the potion.", "You have 75 credits.", "bob 75>")
     bob.enter("", "bob 75> ")
     bob.until_shown("bob 75>", "bob 75>")
     bob.enter("", "bob 75> ")
     bob.enter("logout", "Nickname [bob]: ")
-    bob.until_shown("bob 75> logout", "Good bye, bob.", "Nickname [bob]:")
+    bob.until_shown("bob 75> logout", "Goodbye, bob.", "Nickname [bob]:")
 
 
 def test_lines_have_colours(bob):
@@ -369,7 +399,7 @@ def test_lines_have_colours(bob):
     bob.enter("buy horse", "bob 75> ")
     assert bob.style("The horse costs") == ("red", False)
     faint = bob.sent().count(b"\x1b[2m")
-    bob.enter("buy", "What do you buy? (or back) ")
+    bob.enter("buy", "What would you like to buy? (or back) ")
     assert bob.sent().count(b"\x1b[2m") == faint + 8    # header, owned and unaffordable items
 
 
@@ -397,7 +427,7 @@ def test_table_aligns_wide_characters(script, open_screen):
     screen.until_line("ボブ 50> ")
     screen.type("buy", ENTER)
     script.serve("ping")
-    screen.until_line("What do you buy? (or back) ")
+    screen.until_line("What would you like to buy? (or back) ")
     rows = screen.lines()[screen.screen.cursor.y - 5:screen.screen.cursor.y]
     assert len(rows) == 5
     ends = [wcswidth(row[:re.search(" %d  " % price, row).end()])
@@ -603,8 +633,12 @@ def test_enter_takes_the_last_nickname(start, program, open_screen):
     screen.until_shown("The server is gone. Log in again when it is back.", "Nickname [bob]:")
     screen.type("ann", ENTER)                           # a nickname that is not logged in
     screen.until_shown("There is no server at 127.0.0.1:%d. Start one: python server.py --port %d"
-                       % (program.port, program.port), "Nickname [bob]:")
+                       % (program.port, program.port), "Nickname [ann]:")
     start("--port", str(program.port))
+    with Client(port=program.port) as other:
+        other.login("bob")
+        screen.enter("bob", "Nickname [bob]: ")          # in use: the player waits
+        other.logout()
     screen.enter("", "bob 100> ")
     screen.enter("logout", "Nickname [bob]: ")
     screen.type(" ", ENTER)                             # a blank line does not take the offer
@@ -618,7 +652,7 @@ def test_empty_line_of_a_pipe_is_a_blank_nickname(program):
     status, out, err = run(program.port, ["bob", "logout", "", "balance"])
     assert (status, err) == (0, "")
     assert out.count("A nickname cannot be blank.") == 1 and out.count("bob 100>") == 1
-    assert "Welcome to the shop, balance!" in out
+    assert "Welcome to Lavka, balance!" in out
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", None])
