@@ -46,6 +46,13 @@ class Login(object):
         self.client = self.connect()
         return self._log_in([None, key])        # None first: the account may need none any more
 
+    def tell_file_problem(self, terminal):
+        """Print what went wrong with the file of keys, once; return whether anything did."""
+        problem, self.file_problem = self.file_problem, None
+        if problem:
+            terminal.say_error(problem)
+        return problem is not None
+
     def _log_in(self, keys):
         """Log in with the first of the keys that is right, and make it the newest in the file."""
         result = self._try_keys(keys)

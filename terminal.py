@@ -60,6 +60,12 @@ def run_on_terminal(program):
     return 1
 
 
+def call_server(terminal, method, *arguments):
+    """Return the result of a method that waits for the server; say so if it takes long."""
+    with terminal.waiting_notice("Waiting for the server ..."):
+        return method(*arguments)
+
+
 class UnreadableScript(Exception):
     """The input is no script; the text is one sentence for whoever wrote it."""
 

@@ -54,8 +54,12 @@ ARROWS = {
               "storage text",
     "terminal": "cli constants text",
     "keyfile": "constants log text",
-    "console": "constants keyfile protocol terminal text",
-    "client": "cli console constants keyfile protocol rpc terminal text",
+    "login": "keyfile protocol",
+    "cache": "text",
+    "game_session": "cache constants keyfile protocol terminal text",
+    "console": "constants game_session login protocol terminal",
+    "one_shot": "cache constants protocol text",
+    "client": "cli console constants keyfile login one_shot protocol rpc terminal text",
 }
 
 MOST_LINES = {"a file": 500, "a class": 300, "a function": 40}
