@@ -4,7 +4,7 @@ from __future__ import unicode_literals
 
 from collections import OrderedDict
 
-VERSION = "1.3"
+VERSION = "1.4"
 
 # --- the shop ---------------------------------------------------------------------------------
 
