@@ -27,9 +27,10 @@ if str is bytes:
 PLAIN, BOLD, FAINT, RED, GREEN = "", "1", "2", "31", "32"
 
 # All that end a program by default (signal(7)), but for SIGKILL and those of a fault in C code.
-END_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGALRM,
-               signal.SIGUSR1, signal.SIGUSR2, signal.SIGABRT, signal.SIGXCPU, signal.SIGVTALRM,
-               signal.SIGPROF, signal.SIGIO)
+# Windows has three of them.
+END_SIGNALS = tuple(getattr(signal, "SIG" + name) for name in (
+    "HUP", "INT", "QUIT", "TERM", "ALRM", "USR1", "USR2", "ABRT", "XCPU", "VTALRM", "PROF", "IO")
+    if hasattr(signal, "SIG" + name))
 
 # readline's setting for the Tab key, by (is_libedit, has_completer). Without a completer Tab
 # inserts itself, because a nickname may contain one.
