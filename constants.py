@@ -175,6 +175,7 @@ RECOVERY_SECONDS = 1          # debounce: without a failure until storage counts
 LOG_SUMMARY_SECONDS = 10      # between two counts of the lines that rate-limited logging left out
 LOG_EXIT_SECONDS = 0.2        # to write the last lines at the exit, if the reader is slow
 REPLY_SECONDS = 5             # for the server to answer a client
+MAX_REPLY_SECONDS = 2147483   # of a client's timeout at most: poll(2) has milliseconds in a C int
 WAITING_NOTICE_SECONDS = 0.5  # until a player is told that the client waits for the server
 
 WATCHDOG_PINGS = 2            # of the loop in the time of systemd's watchdog: one may come late, as

@@ -51,12 +51,20 @@ class ErrorCode(Enum):
 CLOSING_REASONS = frozenset(["line_too_long", "server_full", "http", "tls", "proxy"])
 
 
-class RpcError(Exception):
-    """A request was refused.
+class LavkaError(Exception):
+    """A call has failed; the base class of the errors below. As text, a sentence for people.
 
-    `code` and `reason` are stable, `message` is a sentence for people, and `data` is a dict with
-    the reason and further figures.
+    `reason` is stable, and so is `code`, which is None unless the server sent the error. `message`
+    is the sentence.
     """
+    code = reason = message = None
+
+    def __str__(self):
+        return self.message
+
+
+class RpcError(LavkaError):
+    """A request was refused; `data` is a dict with the reason and further figures."""
 
     def __init__(self, code, message, data):
         super(RpcError, self).__init__(code, message, data)
@@ -64,28 +72,27 @@ class RpcError(Exception):
         self.message = message
         self.data = data
 
-    def __str__(self):
-        return self.message
-
     @property
     def reason(self):
         return self.data.get("reason")
 
 
-class ServerGone(Exception):
-    """There is no server, or none that answers; as text, a sentence for people.
+class ServerGone(LavkaError):
+    """There is no server, or none that answers.
 
-    `reason` is stable: `not_running`, `unreachable` and `tls_failed` come from connecting, before
-    any request. With `no_answer`, `gone` and `not_lavka`, the last request may have been applied.
+    The reasons `not_running`, `unreachable` and `tls_failed` come from connecting, before any
+    request. With `no_answer`, `gone` and `not_lavka`, the last request may have been applied.
     """
-    code = None             # no code of JSON-RPC: no server has sent this error
 
     def __init__(self, reason, message):
         super(ServerGone, self).__init__(reason, message)
         self.reason, self.message = reason, message
 
-    def __str__(self):
-        return self.message
+
+class ClientClosed(LavkaError):
+    """A call came after `close`, or after an error that has closed the client; nothing was sent."""
+    reason = "closed"
+    message = "This client is closed: make a new one."
 
 
 # Unicode's property White_Space (PropList.txt). `strip` alone also removes control characters,

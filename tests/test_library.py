@@ -6,6 +6,7 @@ import io
 import json
 import os
 import select
+import signal
 import ssl
 import subprocess
 import sys
@@ -14,11 +15,11 @@ import time
 
 import pytest
 from conftest import PATIENCE, ROOT, environment, open_account, wait_for
-from playing import ACCOUNT, RESULTS
+from playing import ACCOUNT, RESULTS, sleeps_or_ended
 
-import protocol
-from client import Client, ServerGone
-from constants import HOST, ITEMS
+import client
+from client import Client, ClientClosed, LavkaError, RpcError, ServerGone
+from constants import HOST, ITEMS, MAX_REPLY_SECONDS
 
 @pytest.fixture
 def impatient(script):
@@ -56,7 +57,7 @@ def test_client_methods_return_results(program):
         assert login["catalog"] == [{"name": n, "price": p} for n, p in ITEMS.items()]
         assert connection.buy("potion")["items"] == ["sword", "potion"]
         assert connection.sell("sword") == {"nickname": "bob", "credits": 275, "items": ["potion"]}
-        with pytest.raises(protocol.RpcError) as caught:
+        with pytest.raises(RpcError) as caught:
             connection.buy("horse")
         assert caught.value.reason == "not_enough_credits"
         assert connection.logout() is True
@@ -69,7 +70,7 @@ def test_refusal_keeps_the_connection(program):
     with Client(HOST, program.port) as connection:
         for call, argument, reason in [(connection.buy, "potion", "not_logged_in"),
                                        (connection.login, " ", "invalid_params")]:
-            with pytest.raises(protocol.RpcError) as caught:
+            with pytest.raises(RpcError) as caught:
                 call(argument)
             assert caught.value.reason == reason
         assert connection.ping() == "pong"
@@ -81,7 +82,7 @@ def test_late_response_is_not_taken_for_another(script, impatient):
     assert "0.3 seconds" in str(caught.value)
     script.serve("login")
     for call in (impatient.ping, impatient.logout):
-        with pytest.raises(ServerGone):
+        with pytest.raises(ClientClosed):
             call()
     assert script.request() is None
     assert script.methods == ["login"]
@@ -163,6 +164,144 @@ def test_tls_handshake_timeout_is_unreachable(script):
         Client(HOST, script.port, timeout=0.3, tls=ssl.create_default_context())
     assert caught.value.reason == "unreachable" and "no answer" in caught.value.message
 
+
+# --- its arguments and names --------------------------------------------------------------------
+
+@pytest.mark.parametrize("arguments, problem", [
+    ({"host": ""}, "host is text"), ({"host": None}, "host is text"), ({"host": 1}, "host is text"),
+    ({"host": "a\0b"}, "no NUL"),
+    ({"port": 0}, "from 1 to 65535, not 0."), ({"port": 65536}, "65535, not 65536."),
+    ({"port": -1}, "not -1."), ({"port": "7777"}, "not %r." % "7777"), ({"port": True}, "not True"),
+    ({"port": 7777.0}, "not 7777.0."), ({"port": None}, "not None."),
+    ({"timeout": None}, "above 0"), ({"timeout": 0}, "not 0."), ({"timeout": -1}, "not -1."),
+    ({"timeout": float("nan")}, "not nan."), ({"timeout": float("inf")}, "not inf."),
+    ({"timeout": MAX_REPLY_SECONDS + 1}, "at most %d," % MAX_REPLY_SECONDS),
+    ({"timeout": True}, "not True."), ({"timeout": "5"}, "not %r." % "5"),
+    ({"tls": True}, "tls is None or an ssl.SSLContext, not True.")])
+def test_unusable_arguments_are_value_errors(arguments, problem):
+    with pytest.raises(ValueError) as caught:
+        Client(**arguments)
+    assert problem in "%s" % caught.value and ("%s" % caught.value).endswith(".")
+
+
+def test_longest_timeout_suits_a_socket(program):
+    with Client(HOST, program.port, MAX_REPLY_SECONDS) as connection:
+        assert connection.ping() == "pong"
+
+
+def test_repr_has_the_address(script):
+    connection = Client(HOST, script.port)
+    assert repr(connection) == "<Client 127.0.0.1:%d>" % script.port
+    connection.close()
+    assert repr(connection) == "<Client 127.0.0.1:%d, closed>" % script.port
+
+
+def test_star_import_brings_the_library_alone():
+    assert all(type(name) is str for name in client.__all__)        # 2.7 takes no unicode
+    names = {}
+    exec("from client import *", names)
+    assert set(names) - {"__builtins__"} == {
+        "Client", "LavkaError", "RpcError", "ServerGone", "ClientClosed", "new_key"}
+
+
+# --- closing, and threads ----------------------------------------------------------------------
+
+def test_every_error_is_a_lavka_error(program, no_server):
+    with Client(HOST, program.port) as connection:
+        with pytest.raises(LavkaError) as refusal:
+            connection.buy("potion")
+    with pytest.raises(LavkaError) as closed:
+        connection.buy("potion")
+    with pytest.raises(LavkaError) as gone:
+        Client(HOST, no_server)
+    told = [(type(error), error.code, error.reason, "%s" % error == error.message)
+            for error in (caught.value for caught in (refusal, closed, gone))]
+    assert told == [(RpcError, 1001, "not_logged_in", True), (ClientClosed, None, "closed", True),
+                    (ServerGone, None, "not_running", True)]
+
+
+def test_closed_client_says_so_and_sends_nothing(script, impatient):
+    for _ in range(2):
+        impatient.close()
+        with pytest.raises(ClientClosed) as caught:
+            impatient.buy("potion")
+        assert "%s" % caught.value == "This client is closed: make a new one."
+    assert script.request() is None
+
+
+def test_threads_share_a_client(program, meanwhile):
+    open_account(program.database, "bob", 100)
+    outcomes = []
+    with Client(HOST, program.port) as connection:
+        connection.login("bob")
+
+        def play():
+            for _ in range(50):
+                outcomes.append(connection.ping())
+                outcomes.append(outcome_of(connection.buy, "potion"))
+
+        for thread in [meanwhile(play) for _ in range(4)]:
+            thread.join(PATIENCE)
+    assert {outcome: outcomes.count(outcome) for outcome in outcomes} == {
+        "pong": 200, 75: 1, "item_already_owned": 199}
+
+
+def outcome_of(call, item):
+    """Return the credits after a trade, or the reason of its refusal."""
+    try:
+        return call(item)["credits"]
+    except RpcError as refusal:
+        return refusal.reason
+
+
+def test_close_waits_for_the_call_of_another_thread(script, meanwhile):
+    results = []
+    connection = Client(HOST, script.port, PATIENCE)
+    script.accept()
+    call = meanwhile(lambda: results.append(connection.ping()))
+    script.request()
+    closer = meanwhile(connection.close)
+    wait_for(lambda: not closer.is_alive() or other_threads_sleep(), "the other thread to wait")
+    script.answer(result="pong")
+    for thread in (call, closer):
+        thread.join(PATIENCE)
+    assert results == ["pong"]
+    assert script.request() is None             # it is closed by now
+
+
+def other_threads_sleep():
+    """Return whether all threads of this process sleep, but for the main one; see proc(5)."""
+    return all(sleeps_or_ended(thread) for thread in map(int, os.listdir("/proc/self/task"))
+               if thread != os.getpid())
+
+
+def test_signal_handler_closes_a_client_that_waits(script, meanwhile):
+    ended, signals = threading.Event(), []
+    connection = Client(HOST, script.port, PATIENCE)
+    script.accept()
+
+    def interrupt():
+        script.request()
+        wait_for(lambda: ended.is_set() or os.kill(os.getpid(), signal.SIGUSR1), "the end")
+
+    def close_at_third(number, frame):
+        """Close at the third signal: the first may come before the client sleeps in recv."""
+        signals.append(number)
+        if len(signals) == 3:
+            connection.close()
+
+    before = signal.signal(signal.SIGUSR1, close_at_third)
+    try:
+        meanwhile(interrupt)
+        with pytest.raises(ServerGone) as caught:       # the request may have been applied
+            connection.ping()
+    finally:
+        ended.set()
+        signal.signal(signal.SIGUSR1, before)
+    assert caught.value.reason == "gone"
+
+
+# --- imports ------------------------------------------------------------------------------------
 
 # What a Python on Windows lacks, of what Lavka's modules use and of signals.
 UNIX_MODULES = ["fcntl", "grp", "pwd", "readline", "resource", "termios"]
