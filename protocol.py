@@ -54,10 +54,9 @@ CLOSING_REASONS = frozenset(["line_too_long", "server_full", "http", "tls", "pro
 class LavkaError(Exception):
     """A call has failed; the base class of the errors below. As text, a sentence for people.
 
-    `reason` is stable, and so is `code`, which is None unless the server sent the error. `message`
-    is the sentence.
+    Each has `message`, which is the sentence, `reason` and `code`. These two are stable; `code` is
+    None unless the server has sent the error.
     """
-    code = reason = message = None
 
     def __str__(self):
         return self.message
@@ -69,12 +68,9 @@ class RpcError(LavkaError):
     def __init__(self, code, message, data):
         super(RpcError, self).__init__(code, message, data)
         self.code = code
+        self.reason = data.get("reason")
         self.message = message
         self.data = data
-
-    @property
-    def reason(self):
-        return self.data.get("reason")
 
 
 class ServerGone(LavkaError):
@@ -83,6 +79,7 @@ class ServerGone(LavkaError):
     The reasons `not_running`, `unreachable` and `tls_failed` come from connecting, before any
     request. With `no_answer`, `gone` and `not_lavka`, the last request may have been applied.
     """
+    code = None
 
     def __init__(self, reason, message):
         super(ServerGone, self).__init__(reason, message)
@@ -91,6 +88,7 @@ class ServerGone(LavkaError):
 
 class ClientClosed(LavkaError):
     """A call came after `close`, or after an error that has closed the client; nothing was sent."""
+    code = None
     reason = "closed"
     message = "This client is closed: make a new one."
 
