@@ -98,6 +98,20 @@ def test_logout_that_fails_undoes_nothing(script):
     assert script.methods == ["login", "logout"]
 
 
+@pytest.mark.parametrize("redirection, shown", [
+    ("<&-", "Congratulations! You bought the potion.\nYou have 75 credits.\n"),
+    (">&-", ""), ("<&- >&- 2>&-", "")])
+def test_closed_standard_files_are_no_refusal(bob, redirection, shown):
+    process = shell(bob.port, "--nickname", "bob", "buy", "potion", redirection=redirection)
+    try:
+        process.stdin.close()
+        out, err = read_output(process)
+    finally:
+        end_process(process)
+    assert (process.returncode, out, err) == (DONE, shown, "")
+    assert stored_account(bob, "bob") == (75, "sword,torch,potion")
+
+
 def test_standard_input_is_not_read(bob):
     assert run(bob.port, ["buy horse", "ann"], "--nickname", "bob", "balance") \
         == (DONE, "You have 100 credits.\n", "")
@@ -170,7 +184,8 @@ def test_unreadable_file_of_keys_is_a_line_and_the_login_goes_on(bob, directory)
     (["--nickname", " ", "balance"], "A nickname cannot be blank"),
     (["--nickname", "x" * 256, "balance"], "A nickname has at most 255 characters"),
     (["--nickname", "bob", "--port", "0", "balance"], "port 0"),
-    (["balance"], "need --nickname"), (["--json"], "need --nickname")])
+    (["balance"], "need --nickname"), ([""], "need --nickname"),
+    (["--json"], "need --nickname")])
 def test_wrong_usage_connects_to_nothing(script, words, error):
     status, out, err = run(script.port, [], *words)
     assert (status, out) == (USAGE, "") and error in err
