@@ -134,6 +134,13 @@ def test_refusal_is_a_line_on_standard_error(bob, words, error):
     assert stored_account(bob, "bob") == (100, "sword,torch")
 
 
+@pytest.mark.parametrize("words", [["sell", "bow"], ["--json", "sell", "bow"]])
+def test_refusal_says_that_the_account_is_new(program, words):
+    error = "You do not own the bow.\n"
+    assert one_shot(program.port, *words) == (REFUSED, "", "This is a new account. " + error)
+    assert one_shot(program.port, *words) == (REFUSED, "", error)
+
+
 def test_nickname_in_use_is_refused(bob):
     with Client(port=bob.port) as other:
         other.login("bob")
@@ -163,6 +170,12 @@ def test_unreadable_file_of_keys_is_a_line_and_the_login_goes_on(bob, directory)
     status, out, err = one_shot(bob.port, "balance", XDG_DATA_HOME=directory)
     assert (status, out) == (DONE, "You have 100 credits.\n")
     assert err.count("\n") == 1 and "The file of keys" in err and "cannot be read" in err
+    with Client(port=bob.port) as owner:
+        owner.login("bob")
+        owner.protect(KEY)
+    status, out, err = one_shot(bob.port, "balance", XDG_DATA_HOME=directory)
+    assert (status, out, err.count("\n")) == (REFUSED, "", 2)
+    assert "protected" in err and "cannot be read" in err and "Its key is not in" not in err
 
 
 # --- wrong usage ----------------------------------------------------------------------------------
@@ -266,7 +279,7 @@ def test_ctrl_c_ends_it_quietly(script):
 def test_nickname_without_an_option_opens_the_console(bob, start_player):
     player = start_player(bob.port, "--nickname", "bob", prompt=OPTION)
     assert "Welcome back, bob!" in player.recording.getvalue()
-    assert "Nickname" not in player.recording.getvalue()
+    assert "nickname" not in player.recording.getvalue().lower()
     player.enter("logout", NICKNAME)                    # then it asks, as always
     player.enter("", OPTION)
 

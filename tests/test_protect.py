@@ -323,6 +323,18 @@ def test_file_that_cannot_be_read_is_a_sentence_and_the_login_goes_on(script, st
     assert "Welcome back, bob!" in shown
 
 
+def test_file_that_cannot_be_read_is_a_sentence_if_the_login_is_refused(script, start_player,
+                                                                        computer):
+    computer.spoil()
+    player = start_player(script.port, **computer.variables)
+    player.sendline("bob")
+    script.accept()
+    assert logins(script, ErrorCode.NICKNAME_IN_USE) == [None]
+    shown = player.read_until(NICKNAME)
+    assert in_words(shown[:-1], "cannot be read: it is not a file.")
+    assert shown[-1] == "No: nickname_in_use."
+
+
 def in_words(lines, sentence):
     """Return whether a sentence was shown, wherever its lines were wrapped."""
     return sentence.replace(" ", "") in "".join(lines).replace(" ", "")
