@@ -9,8 +9,8 @@ import sys
 
 import pytest
 from conftest import CLIENT, open_account, wait_for
-from playing import (NICKNAME, OPTION, end_process, read_output, run, shell, sleeps_or_ended,
-                     start_in_pipes, stored_account)
+from playing import (ACCOUNT, NICKNAME, OPTION, RESULTS, end_process, read_output, run, shell,
+                     sleeps_or_ended, start_in_pipes, stored_account)
 
 from client import Client
 from constants import REPLY_SECONDS
@@ -110,6 +110,24 @@ def test_closed_standard_files_are_no_refusal(bob, redirection, shown):
         end_process(process)
     assert (process.returncode, out, err) == (DONE, shown, "")
     assert stored_account(bob, "bob") == (75, "sword,torch,potion")
+
+
+@pytest.mark.parametrize("option, answer, out, err", [
+    (["items"], {"result": True}, "Your items: \\u001b[31m\\u000a.\n", ""),
+    (["buy", "potion"], {"error": {"code": 1, "message": "\x1b[31m\n", "data": {"reason": "x"}}},
+     "", "\\u001b[31m\\u000a\n")])
+def test_text_of_a_server_is_escaped(script, option, answer, out, err):
+    process = start_in_pipes(command(script.port) + option)
+    try:
+        script.accept()
+        script.request()
+        account = dict(ACCOUNT, items=["\x1b[31m\n"])
+        script.answer(result=dict(RESULTS["login"], account=account))
+        script.request()
+        script.answer(**answer)
+        assert read_output(process) == (out, err)
+    finally:
+        end_process(process)
 
 
 def test_standard_input_is_not_read(bob):
