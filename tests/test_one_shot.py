@@ -84,12 +84,15 @@ def test_nickname_is_free_when_the_client_has_ended(bob):
     assert bob.log().count("reason=logout") == 20
 
 
-def test_logout_that_fails_undoes_nothing(script):
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_logout_that_fails_undoes_nothing(script, is_refused):
     process = start_in_pipes(command(script.port) + ["balance"])
     try:
         script.accept()
         script.serve("login")
         assert script.request()["method"] == "logout"
+        if is_refused:
+            script.answer(error={"code": -32603, "message": "A defect."})
         script.hang_up()
         assert read_output(process) == ("You have 4321 credits.\n", "")
         assert process.returncode == DONE
