@@ -40,6 +40,7 @@ def test_word_means_a_tradable_item_or_one_that_will_be_refused():
     assert owner.find("buy", "s") == ["Sword", "shield"]
     assert owner.find("buy", "b", ["back"]) == ["back"]
     assert owner.find("buy", "x") == []
+    assert cache(items=["relic"]).find("buy", "r") == ["relic"]     # one that left the catalog
 
 
 def test_number_means_an_item_of_the_list_that_was_shown():
