@@ -97,7 +97,7 @@ def carry_out(option, word, login, advice, terminal):
 
 
 def news(login):
-    """Return what a player is told who may have mistyped the nickname, as a list of sentences."""
+    """Return a sentence about a new account, in a list: the nickname may have been mistyped."""
     return ["This is a new account."] if login.is_new else []
 
 
