@@ -566,6 +566,32 @@ def test_what_was_typed_before_the_question_is_no_key(script, computer):
         screen.end()
 
 
+def test_what_was_typed_after_the_last_key_is_no_nickname(script, computer):
+    screen = Screen(script.port, **computer.variables)
+    try:
+        screen.until_line("Nickname: ")
+        screen.type("bob", ENTER)
+        script.accept()
+        logins(script, ErrorCode.KEY_REQUIRED)
+        for attempt in range(1, KEY_ATTEMPTS + 1):
+            screen.until_line(PROMPT)
+            wait_at_key(screen)
+            screen.type(WRONG, ENTER)
+            script.accept()
+            logins(script, ErrorCode.KEY_REQUIRED)
+            script.request()
+            if attempt == KEY_ATTEMPTS:
+                screen.type(RIGHT, ENTER)
+                screen.until(lambda: any(RIGHT in line for line in screen.lines()))     # echoed
+            refuse(script, ErrorCode.WRONG_KEY)
+        screen.until_line("Nickname [bob]: ")
+        screen.type(ENTER)
+        script.accept()
+        assert script.request()["params"] == {"nickname": "bob"}
+    finally:
+        screen.end()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT])
 def test_signal_at_the_key_restores_the_echo(open_at_key, number):
     screen = open_at_key()
