@@ -335,6 +335,16 @@ def test_file_that_cannot_be_read_is_a_sentence_if_the_login_is_refused(script, 
     assert shown[-1] == "No: nickname_in_use."
 
 
+def test_problem_of_the_file_is_told_once(script, start_player, computer):
+    computer.spoil()
+    player = start_player(script.port, **computer.variables)
+    assert in_words(script.admit(player), "cannot be read")
+    os.rmdir(computer.path)
+    key_sent(script, player)
+    refuse(script, ErrorCode.INTERNAL_ERROR)
+    assert player.read_until(OPTION) == ["No: internal_error."]
+
+
 def in_words(lines, sentence):
     """Return whether a sentence was shown, wherever its lines were wrapped."""
     return sentence.replace(" ", "") in "".join(lines).replace(" ", "")
