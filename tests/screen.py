@@ -25,13 +25,13 @@ NOTICE = b"\x1b[2m" + WAITING.encode("ascii") + b"\x1b[m\r\x1b[K"
 class Screen(object):
     """A player at a terminal that shows colours and echoes what is typed."""
 
-    def __init__(self, port, height=24, shell=(), **variables):
+    def __init__(self, port, height=24, width=80, shell=(), **variables):
         self.command = [sys.executable, CLIENT, "--port", "%d" % port]
-        self.screen = pyte.Screen(80, height)
+        self.screen = pyte.Screen(width, height)
         self.stream = pyte.ByteStream(self.screen)
         command = list(shell) or self.command
         self.process = pexpect.spawn(
-            command[0], command[1:], timeout=PATIENCE, dimensions=(height, 80),
+            command[0], command[1:], timeout=PATIENCE, dimensions=(height, width),
             env=player_environment(**dict({"TERM": "xterm-256color"}, **variables)))
         self.process.delaybeforesend = None
         self.process.ptyproc.delayafterclose = 0
@@ -59,8 +59,10 @@ class Screen(object):
         return self.written.replace(NOTICE, b"")
 
     def resize(self, width):
+        self.update()
+        self.screen.resize(columns=width)
         fcntl.ioctl(self.process.child_fd, termios.TIOCSWINSZ,
-                    struct.pack(str("HHHH"), 24, width, 0, 0))
+                    struct.pack(str("HHHH"), self.screen.lines, width, 0, 0))
 
     def lines(self):
         self.update()

@@ -448,16 +448,21 @@ def test_huge_nickname_is_shortened(script, start_player):
     player.read_until(re.escape("x" * 21 + "... 4321> "))
 
 
-def test_long_item_name_is_shortened_in_the_table(script, start_player):
-    player = start_player(script.port)
-    admit_with(script, player, catalog=[
-        {"name": name, "price": 7} for name in ("x" * 100, "bow", "a long name " * 9)])
-    player.read_until(OPTION)
-    player.sendline("buy")
+@pytest.mark.parametrize("width, name_width", [(80, 56), (40, 16), (200, 56)])
+def test_long_item_name_is_shortened_to_the_width(script, open_screen, width, name_width):
+    screen = open_screen(script.port, width=width)
+    begin_login(script, screen)
+    script.answer(result=dict(RESULTS["login"], catalog=[
+        {"name": name, "price": 7} for name in ("x" * 100, "bow", "a long name " * 9)]))
+    screen.until_line("bob 4321> ")
+    screen.type("buy", ENTER)
     script.serve("ping")
-    head, first, second, third = player.read_until(BUY)
-    assert len(first) == len(second) == len(third) <= 80
-    assert first.split()[1] == "x" * 37 + "..."
+    screen.until_shown(
+        "  #  %-*s  price" % (name_width, "item"),
+        "  1  %s...      7  affordable" % ("x" * (name_width - 3)),
+        "  2  %-*s      7  affordable" % (name_width, "bow"),
+        "  3  %s...      7  affordable" % ("a long name " * 9)[:name_width - 3],
+        "What would you like to buy? (or back)")
 
 
 def test_long_list_of_items_is_wrapped_and_indented(script, open_screen):
@@ -502,13 +507,75 @@ def test_no_line_is_wider_than_80_columns(program, start_player):
     assert len(shown) > 90 and all(0 <= wcswidth(line) <= 80 for line in shown)
 
 
+def words_of(lines):
+    return " ".join(lines).split()
+
+
+@pytest.mark.parametrize("height, width", [(12, 40), (24, 80), (50, 200)])
+def test_lines_wrap_between_words_at_the_width(program, open_screen, height, width):
+    """What a terminal of 80 columns shows, word by word, at most 80 columns wide."""
+    open_account(program.database, "bob", 100, "sword,torch")
+    prompt = "bob 100> "
+
+    def play(screen):
+        """Return the lines shown after each command."""
+        shown = []
+        screen.enter("bob", prompt)
+        for line in ("?", "dance", "exit", "sword", "help buy", "buy horse", "items"):
+            screen.update()
+            screen.stream.feed(b"\x1b[2J\x1b[H")         # a screen of its own for each command
+            screen.enter(line, prompt)
+            shown.append([one for one in screen.lines() if one][1:])
+        screen.enter("logout", "Nickname [bob]: ")
+        return shown
+
+    plays = [play(open_screen(program.port, height=50 if size == 80 else height + 20, width=size))
+             for size in (80, width)]
+    for usual, lines in zip(*plays):
+        assert words_of(lines) == words_of(usual)
+        assert max(map(wcswidth, lines)) <= min(80, width)
+
+
+def test_lines_follow_a_resize(program, open_screen):
+    open_account(program.database, "bob", 100)
+    screen = open_screen(program.port)
+    screen.enter("bob", "bob 100> ")
+    options = "Options: 1 balance, 2 items, 3 buy, 4 sell, 5 logout, 6 protect."
+    screen.until_shown(options)
+    screen.resize(40)
+    screen.enter("dance", "bob 100> ")
+    screen.until_shown("There is no option \"dance\".", "Options: 1 balance, 2 items, 3 buy, 4",
+                       "sell, 5 logout, 6 protect.")
+    screen.enter("balance", "bob 100> ")
+    screen.resize(100)
+    screen.enter("dance", "bob 100> ")
+    screen.until_shown("There is no option \"dance\".", options)
+
+
+@pytest.mark.parametrize("width", [1, 2, 5, 19])
+def test_very_narrow_terminal_shows_what_it_can(program, start_player, width):
+    open_account(program.database, "bob", 100, "sword")
+    player = start_player(program.port)
+    player.setwinsize(24, width)
+    for line, prompt in [("bob", r"\d+> "), ("?", r"\d+> "), ("buy", BUY), ("potion", r"\d+> ")]:
+        player.sendline(line)
+        player.expect(prompt)
+    assert stored_account(program, "bob") == (75, "sword,potion")
+
+
+def test_pipe_wraps_nothing(program):
+    status, out, err = run(program.port, ["bob", "help sell", "?"])
+    assert (status, err) == (0, "")
+    assert max(map(len, out.splitlines())) > 70
+
+
 @pytest.mark.parametrize("hidden, shown", [
     ("bob\u200d", "bob\\u200d"), ("b\u200cob", "b\\u200cob"), ("b\u3164ob", "b\\u3164ob"),
     ("bob\xa0x", "bob\\u00a0x")])
 def test_names_that_look_alike_are_told_apart(program, start_player, hidden, shown):
     open_account(program.database, hidden, 1)
     player = start_player(program.port)
-    assert "Welcome back, %s!" % shown in "".join(player.enter(hidden, OPTION))
+    assert player.enter(hidden, OPTION)[0] == "Welcome back, \"%s\"!" % shown
 
 
 def test_joiners_are_shown(program, start_player):
@@ -532,7 +599,7 @@ def test_unsafe_characters_are_escaped_on_the_screen(script, open_screen):
     begin_login(script, screen)
     script.answer(result={"account": {"nickname": evil, "credits": 1, "items": [evil]},
                           "created": False, "catalog": [{"name": evil, "price": 12345}]})
-    screen.until_line("%s... 1> " % shown[:21])
+    screen.until_line("\"%s...\" 1> " % shown[:19])
     screen.until_shown("  items    " + shown)
     screen.type("buy", ENTER)
     script.serve("ping")
