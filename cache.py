@@ -25,8 +25,8 @@ class Cache(object):
         """Return the names of the items that can be bought, or that can be sold."""
         return list(self.account["items"] if verb == "sell" else self.prices)
 
-    def list(self, verb):
-        """Return these names in the order in which they are listed, which gives them numbers."""
+    def number(self, verb):
+        """Return the names of `tradable` for a list; from now on a number means one of them."""
         self.listed[verb] = self.tradable(verb)
         return self.listed[verb]
 
@@ -36,8 +36,8 @@ class Cache(object):
         return find(word, names, self.listed.get(verb, ())) \
             or find(word, self.tradable("sell" if verb == "buy" else "buy"))
 
-    def names_item(self, word):
-        """Return the item whose name, in any case, is the word; None if there is none."""
+    def item_named(self, word):
+        """Return the item whose whole name, in any case, is the word; None if there is none."""
         return next((name for name in list(self.prices) + self.account["items"]
                      if name.lower() == word.lower()), None)
 
@@ -54,8 +54,10 @@ class Cache(object):
         """Return the congratulation on a trade."""
         if verb == "buy":
             return "Congratulations! You bought the %s." % item
+        if item not in self.prices:                     # an owned item may have left the catalog
+            return "Congratulations! You sold the %s." % item
         return "Congratulations! You sold the %s for %s." % (
-            item, counted(self.prices.get(item, 0), "credit"))
+            item, counted(self.prices[item], "credit"))
 
     def note(self, verb, item):
         """Return what the list of items says about one beside its price."""

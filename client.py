@@ -17,13 +17,14 @@ if __name__ == "__main__":
 import contextlib
 import errno
 import functools
+import io
 import logging
 import socket
 import ssl
 
 import cli
-import protocol
 import one_shot
+import protocol
 from console import Console, State          # noqa: F401  (State: for programs)
 from constants import HOST, MAX_REPLY_SECONDS, PORT, REPLY_SECONDS
 from keyfile import KeyFile, default_path, new_key      # noqa: F401  (new_key: for programs)
@@ -198,13 +199,13 @@ def parse_arguments(arguments):
 def check_one_shot(parser, options):
     """Check --nickname and what belongs to it; OPTION becomes the name of the option."""
     if options.nickname is None:
-        if options.json or options.option:
+        if options.json or options.option is not None:
             parser.error("--json and OPTION need --nickname")
         return
     problem = protocol.nickname_problem(options.nickname)
     if problem:
         parser.error("argument --nickname: %s" % problem)
-    if options.json and not options.option:
+    if options.json and options.option is None:
         parser.error("--json needs an OPTION")
     if options.option is not None:
         try:
@@ -235,6 +236,9 @@ def main(arguments=None):
         return run_on_terminal(
             lambda terminal: Console(connect, advice, terminal, key_file, options.nickname).run())
     logging.basicConfig(format="%(message)s")
+    # A script needs no input, and may want no output: what its parent has closed is /dev/null.
+    sys.stdin = sys.stdin or io.open(os.devnull)
+    sys.stdout = sys.stdout or io.open(os.devnull, "w")
     login = Login(options.nickname, connect, key_file)
     return run_on_terminal(lambda terminal: one_shot.run(
         options.option, options.item, login, advice, terminal, options.json))

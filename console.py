@@ -37,7 +37,7 @@ class Console(object):
 
     def run(self):
         """Handle lines until EOFError, the end of the input."""
-        if self.terminal.has_keyboard:
+        if self.terminal.has_keyboard and self.first_nickname is None:
             self.terminal.say("A nickname opens an account, or gets yours back. Ctrl-C or Ctrl-D "
                               "leaves.", FAINT)
         while True:
@@ -102,14 +102,13 @@ class Console(object):
     def open_login(self):
         """Log in; return the result, None if the account needs a key that the player has not."""
         try:
-            result = call_server(self.terminal, self.login.open)
+            return call_server(self.terminal, self.login.open)
         except RpcError as refusal:
             if refusal.reason != "key_required":
                 raise
+        finally:
             self.login.tell_file_problem(self.terminal)
-            return self.ask_key()
-        self.login.tell_file_problem(self.terminal)
-        return result
+        return self.ask_key()
 
     def ask_key(self):
         """Ask for the key and log in with it; return the result, None if the player has no key."""

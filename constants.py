@@ -140,10 +140,11 @@ KEY_ATTEMPTS = 3              # wrong keys until the console asks for the nickna
 
 # --- the console (columns) --------------------------------------------------------------------
 
-COLUMNS = 80                  # of a line; what terminals have at least
+COLUMNS = 80                  # of a line, at most; longer ones are tiring to read
 NICKNAME_COLUMNS = 24         # of a nickname in the prompt, so that there is room to type
 WORD_COLUMNS = 40             # of a wrong word in an error, so that the error fits into a line
-ITEM_COLUMNS = 40             # of an item in a table, so that there is room for its price
+CELL_COLUMNS = 10             # to which a table's widest column is shortened before any other is:
+                              # a name is still recognized
 
 # --- time limits (seconds) --------------------------------------------------------------------
 

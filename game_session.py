@@ -103,7 +103,7 @@ class GameSession(object):
     def reject_option(self, line, matches):
         """Say that a line is no option, or may be several; list the options, but not twice."""
         shown = self.terminal.shorten(line, WORD_COLUMNS)
-        item = self.cache.names_item(line)
+        item = self.cache.item_named(line)
         if matches:
             self.say_error(ambiguous(shown, matches))
         elif item:
@@ -201,7 +201,7 @@ class GameSession(object):
         """Carry out an option; the question goes on after help alone, and after an exit word."""
         if line.lower() in HELP_WORDS:
             self.call_server(self.login.client.ping)
-            self.show_item_help()
+            self.explain_question()
         else:
             if line.lower() not in EXIT_WORDS:
                 self.open_trade = None
@@ -247,7 +247,7 @@ class GameSession(object):
     def list_items(self, verb):
         """Print a table of the items that can be traded, with their numbers."""
         rows = [(("#", "item", "price", ""), FAINT)]
-        for number, name in enumerate(self.cache.list(verb), 1):
+        for number, name in enumerate(self.cache.number(verb), 1):
             price = self.cache.prices.get(name, "-")    # an owned item may have left the catalog
             note = self.cache.note(verb, name)
             rows.append((("%d" % number, name, "%s" % price, note),
@@ -260,27 +260,33 @@ class GameSession(object):
 
     def show_help(self, word=None):
         """Explain the options, or the one that a word means."""
-        if word is not None:
-            matches = find(word, OPTIONS, OPTIONS)
-            if len(matches) != 1:
-                return self.reject_option(word, matches)
-            return self.explain(matches[0])
+        if word is None:
+            self.explain_options()
+            return
+        matches = find(word, OPTIONS, OPTIONS)
+        if len(matches) == 1:
+            self.explain_option(matches[0])
+        else:
+            self.reject_option(word, matches)
+
+    def explain_options(self):
+        """Explain all options, and what may be typed."""
         for number, option in enumerate(OPTIONS, 1):
             self.say("  %d  %-8s %s" % (number, option, HELP[option][0]), indent=14)
         self.say("The beginning of an option or item is enough, or its number in the list shown.")
         self.say("\"buy sword\" and \"sell sword\" ask nothing; \"help buy\" explains \"buy\".")
         if self.terminal.can_edit:
             self.say("Tab completes; the arrow keys bring back earlier lines.")
-        return self.say("Ctrl-C or Ctrl-D leaves the game.")
+        self.say("Ctrl-C or Ctrl-D leaves the game.")
 
-    def explain(self, option):
+    def explain_option(self, option):
         """Explain one option."""
         does, more = HELP[option]
         self.say("%s: %s." % (option, does), indent=len(option) + 2)
         if more:
             self.say(more)
 
-    def show_item_help(self):
+    def explain_question(self):
         """Explain the question for an item: no numbers, which would be taken for those of items."""
         self.say("Type the name of an item, its beginning, or its number in the list.")
         self.say("\"%s\" leads back to the options. So does an option in full, such as \"balance\"."

@@ -22,6 +22,7 @@ class Login(object):
         self.client = None              # connection
         self.keys = []                  # keys that may be the account's, the newest first
         self.key = None                 # key that the server has accepted, None if it needed none
+        self.is_new = False             # the login has opened the account
         self.file_problem = None
 
     def close(self):
@@ -73,6 +74,7 @@ class Login(object):
         """Log in with a key, or without one if it is None."""
         result = self.client.login(self.nickname, key)
         self.key = key
+        self.is_new = result["created"]
         return result
 
     def protect(self):

@@ -60,10 +60,12 @@ def run(option, word, login, advice, terminal, as_json):
         cache, sentences = carry_out(option, word, login, advice, terminal)
         if as_json:
             names = ("nickname", "credits", "items")
-            sentences = [json.dumps(OrderedDict((name, cache.account[name]) for name in names))]
-        print_lines(sentences, terminal)
+            lines = [json.dumps(OrderedDict((name, cache.account[name]) for name in names))]
+        else:
+            lines = news(login) + sentences
+        print_lines(lines, terminal)
     except Failed as failure:
-        tell(terminal, "%s" % failure)
+        tell(terminal, " ".join(news(login) + ["%s" % failure]))
         return failure.status
     finally:
         if login.file_problem:
@@ -77,22 +79,26 @@ def carry_out(option, word, login, advice, terminal):
     Raises Failed.
     """
     try:
-        result = login.open()
-        cache = Cache(result)
-        sentences = ["This is a new account."] if result["created"] else []
+        cache = Cache(login.open())
+        sentences = []
         if option in TRADES:
             sentences.append(trade(option, word, login.client, cache, terminal))
         sentences.append(cache.items() if option == "items" else cache.balance())
         log_out(login.client)
         return cache, sentences
     except RpcError as refusal:
-        if refusal.reason == "key_required":
+        if refusal.reason == "key_required" and not login.file_problem:
             raise Failed(REFUSED, refusal.message, "Its key is not in %s." % login.key_file.name)
         raise Failed(REFUSED, refusal.message)
     except ServerGone as gone:
         raise Failed(NO_ANSWER, gone.message, advice[gone.reason])
     finally:
         login.close()
+
+
+def news(login):
+    """Return a sentence about a new account, in a list: the nickname may have been mistyped."""
+    return ["This is a new account."] if login.is_new else []
 
 
 def trade(verb, word, client, cache, terminal):

@@ -15,7 +15,7 @@ from collections import namedtuple
 from enum import Enum
 
 from constants import KEY_LENGTHS, MAX_BATCH, MAX_DEPTH, MAX_DIGITS, MAX_LINE, MAX_NICKNAME
-from text import Text, is_whole
+from text import WHITE_SPACE, Text, is_whole
 
 _ID_TYPES = frozenset([Text, int, type(2 ** 64), float, type(None)])     # long on 2.7; never bool
 _PARAMS_TYPES = frozenset([dict, list, tuple])
@@ -93,17 +93,11 @@ class ClientClosed(LavkaError):
     message = "This client is closed: make a new one."
 
 
-# Unicode's property White_Space (PropList.txt). `strip` alone also removes control characters,
-# which nicknames may have, and differs from one Python to the next.
-_WHITE_SPACE = ("\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007"
-                "\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000")
-
-
 def nickname_problem(nickname):
     """Return what is wrong with a nickname, as a sentence; None when an account may have it."""
     if type(nickname) is not Text:
         return "A nickname is text."
-    if not nickname.strip(_WHITE_SPACE):
+    if not nickname.strip(WHITE_SPACE):
         return "A nickname cannot be blank."
     if not is_whole(nickname):
         return "A nickname must be Unicode text; this one has half a character."

@@ -28,6 +28,7 @@ def test_note_tells_what_is_missing():
 def test_sale_tells_what_it_brought():
     assert cache().done("sell", "shield") == "Congratulations! You sold the shield for 1 credit."
     assert cache().done("sell", "Sword") == "Congratulations! You sold the Sword for 200 credits."
+    assert cache().done("sell", "relic") == "Congratulations! You sold the relic."
     assert cache().done("buy", "Sword") == "Congratulations! You bought the Sword."
 
 
@@ -39,12 +40,13 @@ def test_word_means_a_tradable_item_or_one_that_will_be_refused():
     assert owner.find("buy", "s") == ["Sword", "shield"]
     assert owner.find("buy", "b", ["back"]) == ["back"]
     assert owner.find("buy", "x") == []
+    assert cache(items=["relic"]).find("buy", "r") == ["relic"]     # one that left the catalog
 
 
 def test_number_means_an_item_of_the_list_that_was_shown():
     owner = cache(items=["shield", "potion"])
     assert owner.find("sell", "2") == []
-    assert owner.list("sell") == ["shield", "potion"]
+    assert owner.number("sell") == ["shield", "potion"]
     owner.account["items"].remove("shield")                 # the list stays as it was shown
     assert owner.find("sell", "2") == ["potion"]
     assert owner.find("buy", "2") == []                     # another list
@@ -55,9 +57,9 @@ def test_number_means_an_item_of_the_list_that_was_shown():
 
 def test_name_alone_is_found_in_any_case():
     owner = cache(items=["relic"])
-    assert owner.names_item("sWORD") == "Sword"
-    assert owner.names_item("RELIC") == "relic"
-    assert owner.names_item("swor") is None and owner.names_item("") is None
+    assert owner.item_named("sWORD") == "Sword"
+    assert owner.item_named("RELIC") == "relic"
+    assert owner.item_named("swor") is None and owner.item_named("") is None
 
 
 def test_ambiguous_word():

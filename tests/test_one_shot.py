@@ -9,8 +9,8 @@ import sys
 
 import pytest
 from conftest import CLIENT, open_account, wait_for
-from playing import (NICKNAME, OPTION, end_process, read_output, run, shell, sleeps_or_ended,
-                     start_in_pipes, stored_account)
+from playing import (ACCOUNT, NICKNAME, OPTION, RESULTS, end_process, read_output, run, shell,
+                     sleeps_or_ended, start_in_pipes, stored_account)
 
 from client import Client
 from constants import REPLY_SECONDS
@@ -59,7 +59,8 @@ def test_json_is_the_account_in_one_line(bob, words):
     status, out, err = one_shot(bob.port, *words)
     assert (status, err) == (DONE, "") and out.count("\n") == 1 and out.endswith("}\n")
     credits, items = stored_account(bob, "bob")
-    assert json.loads(out) == {"nickname": "bob", "credits": credits, "items": items.split(",")}
+    assert json.loads(out, object_pairs_hook=list) == [
+        ("nickname", "bob"), ("credits", credits), ("items", items.split(","))]
 
 
 def test_json_is_ascii_whatever_the_nickname(program):
@@ -84,18 +85,53 @@ def test_nickname_is_free_when_the_client_has_ended(bob):
     assert bob.log().count("reason=logout") == 20
 
 
-def test_logout_that_fails_undoes_nothing(script):
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_logout_that_fails_undoes_nothing(script, is_refused):
     process = start_in_pipes(command(script.port) + ["balance"])
     try:
         script.accept()
         script.serve("login")
         assert script.request()["method"] == "logout"
+        if is_refused:
+            script.answer(error={"code": -32603, "message": "A defect."})
         script.hang_up()
         assert read_output(process) == ("You have 4321 credits.\n", "")
         assert process.returncode == DONE
     finally:
         end_process(process)
     assert script.methods == ["login", "logout"]
+
+
+@pytest.mark.parametrize("redirection, shown", [
+    ("<&-", "Congratulations! You bought the potion.\nYou have 75 credits.\n"),
+    (">&-", ""), ("<&- >&- 2>&-", "")])
+def test_closed_standard_files_are_no_refusal(bob, redirection, shown):
+    process = shell(bob.port, "--nickname", "bob", "buy", "potion", redirection=redirection)
+    try:
+        process.stdin.close()
+        out, err = read_output(process)
+    finally:
+        end_process(process)
+    assert (process.returncode, out, err) == (DONE, shown, "")
+    assert stored_account(bob, "bob") == (75, "sword,torch,potion")
+
+
+@pytest.mark.parametrize("option, answer, out, err", [
+    (["items"], {"result": True}, "Your items: \\u001b[31m\\u000a.\n", ""),
+    (["buy", "potion"], {"error": {"code": 1, "message": "\x1b[31m\n", "data": {"reason": "x"}}},
+     "", "\\u001b[31m\\u000a\n")])
+def test_text_of_a_server_is_escaped(script, option, answer, out, err):
+    process = start_in_pipes(command(script.port) + option)
+    try:
+        script.accept()
+        script.request()
+        account = dict(ACCOUNT, items=["\x1b[31m\n"])
+        script.answer(result=dict(RESULTS["login"], account=account))
+        script.request()
+        script.answer(**answer)
+        assert read_output(process) == (out, err)
+    finally:
+        end_process(process)
 
 
 def test_standard_input_is_not_read(bob):
@@ -118,6 +154,13 @@ def test_standard_input_is_not_read(bob):
 def test_refusal_is_a_line_on_standard_error(bob, words, error):
     assert one_shot(bob.port, *words) == (REFUSED, "", error + "\n")
     assert stored_account(bob, "bob") == (100, "sword,torch")
+
+
+@pytest.mark.parametrize("words", [["sell", "bow"], ["--json", "sell", "bow"]])
+def test_refusal_says_that_the_account_is_new(program, words):
+    error = "You do not own the bow.\n"
+    assert one_shot(program.port, *words) == (REFUSED, "", "This is a new account. " + error)
+    assert one_shot(program.port, *words) == (REFUSED, "", error)
 
 
 def test_nickname_in_use_is_refused(bob):
@@ -149,6 +192,12 @@ def test_unreadable_file_of_keys_is_a_line_and_the_login_goes_on(bob, directory)
     status, out, err = one_shot(bob.port, "balance", XDG_DATA_HOME=directory)
     assert (status, out) == (DONE, "You have 100 credits.\n")
     assert err.count("\n") == 1 and "The file of keys" in err and "cannot be read" in err
+    with Client(port=bob.port) as owner:
+        owner.login("bob")
+        owner.protect(KEY)
+    status, out, err = one_shot(bob.port, "balance", XDG_DATA_HOME=directory)
+    assert (status, out, err.count("\n")) == (REFUSED, "", 2)
+    assert "protected" in err and "cannot be read" in err and "Its key is not in" not in err
 
 
 # --- wrong usage ----------------------------------------------------------------------------------
@@ -170,7 +219,8 @@ def test_unreadable_file_of_keys_is_a_line_and_the_login_goes_on(bob, directory)
     (["--nickname", " ", "balance"], "A nickname cannot be blank"),
     (["--nickname", "x" * 256, "balance"], "A nickname has at most 255 characters"),
     (["--nickname", "bob", "--port", "0", "balance"], "port 0"),
-    (["balance"], "need --nickname"), (["--json"], "need --nickname")])
+    (["balance"], "need --nickname"), ([""], "need --nickname"),
+    (["--json"], "need --nickname")])
 def test_wrong_usage_connects_to_nothing(script, words, error):
     status, out, err = run(script.port, [], *words)
     assert (status, out) == (USAGE, "") and error in err
@@ -251,7 +301,7 @@ def test_ctrl_c_ends_it_quietly(script):
 def test_nickname_without_an_option_opens_the_console(bob, start_player):
     player = start_player(bob.port, "--nickname", "bob", prompt=OPTION)
     assert "Welcome back, bob!" in player.recording.getvalue()
-    assert "Nickname" not in player.recording.getvalue()
+    assert "nickname" not in player.recording.getvalue().lower()
     player.enter("logout", NICKNAME)                    # then it asks, as always
     player.enter("", OPTION)
 

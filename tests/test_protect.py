@@ -323,6 +323,28 @@ def test_file_that_cannot_be_read_is_a_sentence_and_the_login_goes_on(script, st
     assert "Welcome back, bob!" in shown
 
 
+def test_file_that_cannot_be_read_is_a_sentence_if_the_login_is_refused(script, start_player,
+                                                                        computer):
+    computer.spoil()
+    player = start_player(script.port, **computer.variables)
+    player.sendline("bob")
+    script.accept()
+    assert logins(script, ErrorCode.NICKNAME_IN_USE) == [None]
+    shown = player.read_until(NICKNAME)
+    assert in_words(shown[:-1], "cannot be read: it is not a file.")
+    assert shown[-1] == "No: nickname_in_use."
+
+
+def test_problem_of_the_file_is_told_once(script, start_player, computer):
+    computer.spoil()
+    player = start_player(script.port, **computer.variables)
+    assert in_words(script.admit(player), "cannot be read")
+    os.rmdir(computer.path)
+    key_sent(script, player)
+    refuse(script, ErrorCode.INTERNAL_ERROR)
+    assert player.read_until(OPTION) == ["No: internal_error."]
+
+
 def in_words(lines, sentence):
     """Return whether a sentence was shown, wherever its lines were wrapped."""
     return sentence.replace(" ", "") in "".join(lines).replace(" ", "")
@@ -550,6 +572,32 @@ def test_what_was_typed_before_the_question_is_no_key(script, computer):
         screen.type(ENTER)
         screen.until_line("Nickname [bob]: ")
         assert not script.has_caller()                  # no key was tried
+    finally:
+        screen.end()
+
+
+def test_what_was_typed_after_the_last_key_is_no_nickname(script, computer):
+    screen = Screen(script.port, **computer.variables)
+    try:
+        screen.until_line("Nickname: ")
+        screen.type("bob", ENTER)
+        script.accept()
+        logins(script, ErrorCode.KEY_REQUIRED)
+        for attempt in range(1, KEY_ATTEMPTS + 1):
+            screen.until_line(PROMPT)
+            wait_at_key(screen)
+            screen.type(WRONG, ENTER)
+            script.accept()
+            logins(script, ErrorCode.KEY_REQUIRED)
+            script.request()
+            if attempt == KEY_ATTEMPTS:
+                screen.type(RIGHT, ENTER)
+                screen.until(lambda: any(RIGHT in line for line in screen.lines()))     # echoed
+            refuse(script, ErrorCode.WRONG_KEY)
+        screen.until_line("Nickname [bob]: ")
+        screen.type(ENTER)
+        script.accept()
+        assert script.request()["params"] == {"nickname": "bob"}
     finally:
         screen.end()
 
