@@ -13,11 +13,12 @@ class LavkaError extends Error {
   }
 }
 
-// A connection. `timeout` is in milliseconds, for connecting and for each answer.
+// A connection. It ends after `timeout` ms without a byte, while it connects or a call waits.
 class Client {
   constructor(host, port, timeout = 5000) {
     this.calls = new Map(); // by id: the calls without an answer
     this.lastId = 0;
+    this.ended = new LavkaError("closed", "This client is closed."); // for calls after the end
     this.socket = net.connect({ host, port, timeout }).setNoDelay().setEncoding("ascii");
     let rest = "";
     let lost = new LavkaError("unreachable", `There is no server at ${host}:${port}.`);
@@ -41,7 +42,7 @@ class Client {
   // Resolves to the result of a method. Calls may overlap: they are carried out in order.
   call(method, params = {}) {
     return new Promise((resolve, reject) => {
-      if (!this.socket.writable) return reject(new LavkaError("closed", "This client is closed."));
+      if (!this.socket.writable) return reject(this.ended);
       const id = ++this.lastId;
       this.calls.set(id, { resolve, reject });
       return this.socket.write(JSON.stringify({ jsonrpc: "2.0", id, method, params }) + "\n");
@@ -50,7 +51,7 @@ class Client {
 
   receive({ id, result, error }) {
     const refusal = error && new LavkaError(error.data.reason, error.message, error.data);
-    if (id === null) return this.failAll(refusal); // server_full: the connection ends
+    if (id === null) return this.failAll((this.ended = refusal)); // server_full: the last reply
     const { resolve, reject } = this.calls.get(id);
     this.calls.delete(id);
     return refusal ? reject(refusal) : resolve(result);
