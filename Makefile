@@ -87,7 +87,7 @@ screenshot: .venv/test          ## docs/session.svg: plays a session and draws i
 	@$(PY) docs/screenshot.py
 
 clean:                          ## all that the other targets made, but for the accounts
-	rm -rf .venv .venv-* .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* \
+	rm -rf .venv .venv-* .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.* \
 		__pycache__ */__pycache__ *.py[co] */*.py[co] server.log*
 
 .venv:

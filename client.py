@@ -26,13 +26,16 @@ import cli
 import one_shot
 import protocol
 from console import Console, State          # noqa: F401  (State: for programs)
-from constants import HOST, PORT, REPLY_SECONDS
+from constants import HOST, MAX_REPLY_SECONDS, PORT, REPLY_SECONDS
 from keyfile import KeyFile, default_path, new_key      # noqa: F401  (new_key: for programs)
 from login import Login
-from protocol import RpcError, ServerGone   # noqa: F401  (RpcError: for programs)
+from protocol import ClientClosed, LavkaError, RpcError, ServerGone   # noqa: F401  (for programs)
 from rpc import RpcClient, is_timeout, retry_interrupted
 from terminal import run_on_terminal
 from text import Text
+
+__all__ = [str(name) for name in (      # 2.7 takes no unicode here
+    "Client", "LavkaError", "RpcError", "ServerGone", "ClientClosed", "new_key")]
 
 # --- the connection ---------------------------------------------------------------------------
 
@@ -43,9 +46,13 @@ class Client(RpcClient):
     With `tls`, an ssl.SSLContext, it is encrypted, and the server proves that it is `host`. Each
     method waits at most `timeout` seconds. It raises RpcError for a refused request. If no valid
     answer comes, it raises ServerGone and closes the connection: no later call gets that answer.
+    Later calls raise ClientClosed. Arguments that make no connection raise ValueError.
+
+    Threads may share it: their calls take turns.
     """
 
     def __init__(self, host=HOST, port=PORT, timeout=REPLY_SECONDS, tls=None):
+        check_arguments(host, port, timeout, tls)
         address = protocol.address(host, port)
         # server, as the file of keys names it: a key made over TLS is never sent without
         self.server = "tls://" + address if tls else address
@@ -83,6 +90,20 @@ class Client(RpcClient):
     def protect(self, key):
         """Let the account open with this key only, in place of the last one; return True."""
         return self._call("protect", {"key": key}, read_true)
+
+
+def check_arguments(host, port, timeout, tls):
+    """Check the arguments of a Client. Raises ValueError, with a sentence."""
+    if not isinstance(host, (str, Text)) or not host or "\0" in host:       # 2.7: str is bytes
+        raise ValueError("host is text that is not empty and has no NUL, not %r." % (host,))
+    if not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= 65535:
+        raise ValueError("port is an int from 1 to 65535, not %r." % (port,))
+    if not isinstance(timeout, (int, float)) or isinstance(timeout, bool) \
+            or not 0 < timeout <= MAX_REPLY_SECONDS:
+        raise ValueError("timeout is a number of seconds above 0, and at most %d, not %r."
+                         % (MAX_REPLY_SECONDS, timeout))
+    if tls is not None and not isinstance(tls, ssl.SSLContext):
+        raise ValueError("tls is None or an ssl.SSLContext, not %r." % (tls,))
 
 
 def _connection_failure(address, error):

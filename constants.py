@@ -140,10 +140,11 @@ KEY_ATTEMPTS = 3              # wrong keys until the console asks for the nickna
 
 # --- the console (columns) --------------------------------------------------------------------
 
-COLUMNS = 80                  # of a line; what terminals have at least
+COLUMNS = 80                  # of a line, at most; longer ones are tiring to read
 NICKNAME_COLUMNS = 24         # of a nickname in the prompt, so that there is room to type
 WORD_COLUMNS = 40             # of a wrong word in an error, so that the error fits into a line
-ITEM_COLUMNS = 40             # of an item in a table, so that there is room for its price
+CELL_COLUMNS = 10             # to which a table's widest column is shortened before any other is:
+                              # a name is still recognized
 
 # --- time limits (seconds) --------------------------------------------------------------------
 
@@ -175,6 +176,7 @@ RECOVERY_SECONDS = 1          # debounce: without a failure until storage counts
 LOG_SUMMARY_SECONDS = 10      # between two counts of the lines that rate-limited logging left out
 LOG_EXIT_SECONDS = 0.2        # to write the last lines at the exit, if the reader is slow
 REPLY_SECONDS = 5             # for the server to answer a client
+MAX_REPLY_SECONDS = 2147483   # of a client's timeout at most: poll(2) has milliseconds in a C int
 WAITING_NOTICE_SECONDS = 0.5  # until a player is told that the client waits for the server
 
 WATCHDOG_PINGS = 2            # of the loop in the time of systemd's watchdog: one may come late, as

@@ -15,7 +15,7 @@ from collections import namedtuple
 from enum import Enum
 
 from constants import KEY_LENGTHS, MAX_BATCH, MAX_DEPTH, MAX_DIGITS, MAX_LINE, MAX_NICKNAME
-from text import Text, is_whole
+from text import WHITE_SPACE, Text, is_whole
 
 _ID_TYPES = frozenset([Text, int, type(2 ** 64), float, type(None)])     # long on 2.7; never bool
 _PARAMS_TYPES = frozenset([dict, list, tuple])
@@ -51,54 +51,53 @@ class ErrorCode(Enum):
 CLOSING_REASONS = frozenset(["line_too_long", "server_full", "http", "tls", "proxy"])
 
 
-class RpcError(Exception):
-    """A request was refused.
+class LavkaError(Exception):
+    """A call has failed; the base class of the errors below. As text, a sentence for people.
 
-    `code` and `reason` are stable, `message` is a sentence for people, and `data` is a dict with
-    the reason and further figures.
+    Each has `message`, which is the sentence, `reason` and `code`. These two are stable; `code` is
+    None unless the server has sent the error.
     """
-
-    def __init__(self, code, message, data):
-        super(RpcError, self).__init__(code, message, data)
-        self.code = code
-        self.message = message
-        self.data = data
 
     def __str__(self):
         return self.message
 
-    @property
-    def reason(self):
-        return self.data.get("reason")
+
+class RpcError(LavkaError):
+    """A request was refused; `data` is a dict with the reason and further figures."""
+
+    def __init__(self, code, message, data):
+        super(RpcError, self).__init__(code, message, data)
+        self.code = code
+        self.reason = data.get("reason")
+        self.message = message
+        self.data = data
 
 
-class ServerGone(Exception):
-    """There is no server, or none that answers; as text, a sentence for people.
+class ServerGone(LavkaError):
+    """There is no server, or none that answers.
 
-    `reason` is stable: `not_running`, `unreachable` and `tls_failed` come from connecting, before
-    any request. With `no_answer`, `gone` and `not_lavka`, the last request may have been applied.
+    The reasons `not_running`, `unreachable` and `tls_failed` come from connecting, before any
+    request. With `no_answer`, `gone` and `not_lavka`, the last request may have been applied.
     """
-    code = None             # no code of JSON-RPC: no server has sent this error
+    code = None
 
     def __init__(self, reason, message):
         super(ServerGone, self).__init__(reason, message)
         self.reason, self.message = reason, message
 
-    def __str__(self):
-        return self.message
 
-
-# Unicode's property White_Space (PropList.txt). `strip` alone also removes control characters,
-# which nicknames may have, and differs from one Python to the next.
-_WHITE_SPACE = ("\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007"
-                "\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000")
+class ClientClosed(LavkaError):
+    """A call came after `close`, or after an error that has closed the client; nothing was sent."""
+    code = None
+    reason = "closed"
+    message = "This client is closed: make a new one."
 
 
 def nickname_problem(nickname):
     """Return what is wrong with a nickname, as a sentence; None when an account may have it."""
     if type(nickname) is not Text:
         return "A nickname is text."
-    if not nickname.strip(_WHITE_SPACE):
+    if not nickname.strip(WHITE_SPACE):
         return "A nickname cannot be blank."
     if not is_whole(nickname):
         return "A nickname must be Unicode text; this one has half a character."

@@ -5,11 +5,13 @@ from __future__ import unicode_literals
 import errno
 import itertools
 import socket
+import threading
 
 import protocol
 from constants import RECV_SIZE
 from log import monotonic
-from protocol import RpcError, ServerGone
+from protocol import ClientClosed, RpcError, ServerGone
+from text import Text
 
 
 class RpcClient(object):
@@ -17,13 +19,18 @@ class RpcClient(object):
 
     `address` is the server's, for people. Each call waits at most `timeout` seconds. It raises
     RpcError for a refused request. If no valid answer comes, it raises ServerGone and closes the
-    connection: no later call gets that answer.
+    connection: no later call gets that answer. Later calls raise ClientClosed.
+
+    Threads may share it: their calls take turns.
     """
 
     def __init__(self, sock, address, timeout):
         self.address = address
         self.timeout = float(timeout)
         self._sock = sock
+        self._is_closed = False
+        # Held from a request to its response. A signal handler of the thread that has it may close.
+        self._lock = threading.RLock()
         self._ids = itertools.count(1)
         self._lines = protocol.LineReader()
 
@@ -33,14 +40,30 @@ class RpcClient(object):
     def __exit__(self, *exception):
         self.close()
 
+    def __repr__(self):
+        text = "<%s %s%s>" % (
+            type(self).__name__, self.address, ", closed" if self._is_closed else "")
+        return text if str is Text else text.encode("ascii", "backslashreplace")        # 2.7
+
     def close(self):
-        """End the connection, and with it the login."""
-        self._sock.close()
+        """End the connection, and with it the login, once the call of another thread has ended.
+
+        Closing the socket under that call could make it read from a descriptor opened meanwhile.
+        """
+        with self._lock:
+            self._is_closed = True
+            self._sock.close()
 
     def _call(self, method, params, read_result=lambda result: result):
         """Send a request; return the result of its response as `read_result` returns it."""
-        request_id = next(self._ids)
-        line = protocol.encode_request(request_id, method, params)
+        with self._lock:
+            if self._is_closed:
+                raise ClientClosed()
+            request_id = next(self._ids)
+            line = protocol.encode_request(request_id, method, params)
+            return self._exchange(request_id, line, read_result)
+
+    def _exchange(self, request_id, line, read_result):
         is_answered = False
         try:
             self._send(line)
@@ -86,7 +109,8 @@ class RpcClient(object):
             if remaining <= 0:
                 raise socket.timeout()
             self._sock.settimeout(remaining)
-            data = retry_interrupted(self._sock.recv, RECV_SIZE)
+            # `recv` of the socket as it is after a signal, whose handler may have closed it (2.7).
+            data = retry_interrupted(lambda: self._sock.recv(RECV_SIZE))
             if not data:
                 raise socket.error(errno.ECONNRESET, "closed by the server")
             self._lines.feed(data)

@@ -13,12 +13,14 @@ import io
 import locale
 import os
 import signal
+import struct
 import sys
 import threading
 
 from cli import StandardFile
-from constants import COLUMNS, WAITING_NOTICE_SECONDS
-from text import Text, columns, escape, find_by_prefix, shorten, wrap
+from columns import columns, escape_unseen, fit, shorten, wrap
+from constants import COLUMNS, NICKNAME_COLUMNS, WAITING_NOTICE_SECONDS
+from text import WHITE_SPACE, Text, find_by_prefix
 
 if str is bytes:
     input = raw_input                                   # 2.7  # noqa: F821
@@ -27,9 +29,10 @@ if str is bytes:
 PLAIN, BOLD, FAINT, RED, GREEN = "", "1", "2", "31", "32"
 
 # All that end a program by default (signal(7)), but for SIGKILL and those of a fault in C code.
-END_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGALRM,
-               signal.SIGUSR1, signal.SIGUSR2, signal.SIGABRT, signal.SIGXCPU, signal.SIGVTALRM,
-               signal.SIGPROF, signal.SIGIO)
+# Windows has three of them.
+END_SIGNALS = tuple(getattr(signal, "SIG" + name) for name in (
+    "HUP", "INT", "QUIT", "TERM", "ALRM", "USR1", "USR2", "ABRT", "XCPU", "VTALRM", "PROF", "IO")
+    if hasattr(signal, "SIG" + name))
 
 # readline's setting for the Tab key, by (is_libedit, has_completer). Without a completer Tab
 # inserts itself, because a nickname may contain one.
@@ -280,27 +283,37 @@ class Terminal(object):
 
     # --- output -------------------------------------------------------------------------------
 
+    @property
+    def width(self):
+        """Return how many columns a line may take now: the terminal's, at most COLUMNS."""
+        return min(COLUMNS, self.has_screen and _terminal_width(sys.stdout.fileno()) or COLUMNS)
+
     def say(self, text, style=PLAIN, indent=0):
         """Print a line, escaped; a screen shows it wrapped, the later lines indented."""
         text = self.escape(text)
-        for line in wrap(text, indent) if self.has_screen else [text]:
+        for line in wrap(text, self.width, indent) if self.has_screen else [text]:
             self.write(self._apply_style(line, style) + "\n")
 
     def say_error(self, *sentences):
         """Print an error: in one line where it fits, else a line for each sentence."""
         text = " ".join(sentences)
-        fits = not self.has_screen or columns(self.escape(text)) <= COLUMNS
+        fits = not self.has_screen or columns(self.escape(text)) <= self.width
         for line in [text] if fits else sentences:
             self.say(line, RED)
 
     def show_table(self, alignments, rows):
-        """Print rows, each (cells, style); `alignments` has "<" or ">" for each column."""
+        """Print rows, each (cells, style); `alignments` has "<" or ">" for each column.
+
+        Text is shortened, so that a row fits into a line; a number is not.
+        """
         rows = [([self.escape(cell) for cell in cells], style) for cells, style in rows]
         widths = [max(columns(cell) for cell in column)
                   for column in zip(*[cells for cells, _ in rows])]
+        widths = fit(widths, alignments, self.width - 2 * len(widths))
         for cells, style in rows:
             line = ""
             for cell, width, alignment in zip(cells, widths, alignments):
+                cell = shorten(cell, width)
                 padding = " " * (width - columns(cell))
                 line += "  " + (padding + cell if alignment == ">" else cell + padding)
             self.say(line.rstrip(), style)
@@ -312,18 +325,30 @@ class Terminal(object):
 
     def escape(self, text):
         """Return text that is safe to show and can be encoded for this terminal."""
-        return escape(text, keep_joiners=True).encode(self.encoding, "backslashreplace") \
-            .decode(self.encoding)
+        return escape_unseen(text).encode(self.encoding, "backslashreplace").decode(self.encoding)
 
     def shorten(self, text, width):
-        """Return the text, escaped, or as much of it as fits into `width` columns."""
-        return shorten(self.escape(text), width)
+        """Return the text, escaped, or as much of it as fits into `width` columns.
 
-    def name(self, text):
-        return self.escape(text)
+        That is half a line at most, so that there is room for a sentence around it.
+        """
+        return shorten(self.escape(text), min(width, self.width // 2))
+
+    def name(self, text, width=None):
+        """Return a nickname as it is shown, in at most `width` columns.
+
+        It stands in quotation marks, with its own ones escaped, if it begins or ends with white
+        space, begins with a quotation mark, or has escapes. No two nicknames look the same.
+        """
+        escaped = self.escape(text)
+        if escaped == text == text.strip(WHITE_SPACE) and not text.startswith('"'):
+            return escaped if width is None else shorten(escaped, width)
+        escaped = self.escape(text.replace("\\", "\\\\").replace('"', '\\"'))
+        return '"%s"' % (escaped if width is None else shorten(escaped, width - len('""')))
 
     def short_name(self, text):
-        return shorten(self.escape(text), 24)
+        """Return a nickname for a question, so that there is room to type."""
+        return self.name(text, min(NICKNAME_COLUMNS, self.width // 3))
 
     def write(self, text):
         """Print escaped text at once."""
@@ -348,7 +373,8 @@ class Terminal(object):
         def show():
             printed.set()
             try:
-                self.write(self._apply_style(text, FAINT) + ("" if self.can_erase else "\n"))
+                line = shorten(text, self.width)        # a second one would not be erased
+                self.write(self._apply_style(line, FAINT) + ("" if self.can_erase else "\n"))
             except EnvironmentError:    # the terminal is gone; the main thread finds that, too
                 pass
 
@@ -366,6 +392,17 @@ class Terminal(object):
                 timer.join()
             if printed.is_set() and self.can_erase:
                 self.write("\r\x1b[K")      # ECMA-48: erase the line
+
+
+def _terminal_width(descriptor):
+    """Return how many columns a terminal has, 0 if it does not tell."""
+    try:
+        import fcntl
+        import termios
+        size = fcntl.ioctl(descriptor, termios.TIOCGWINSZ, b"\0" * 8)   # tty_ioctl(4)
+    except (ImportError, EnvironmentError):
+        return 0
+    return struct.unpack(str("HHHH"), size)[1]
 
 
 def _strip_byte_order_mark(line):

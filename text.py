@@ -1,5 +1,5 @@
 # -*- coding: utf-8 -*-
-"""Text for logs and terminals: escaping, quoting, bounding, widths, and matching of words.
+"""Text for people: escaping, quoting, bounding, and matching of words.
 
 One table says which characters are unsafe to show; the log, the console and the operators'
 commands share it.
@@ -8,9 +8,8 @@ from __future__ import unicode_literals
 
 import re
 import sys
-import unicodedata
 
-from constants import COLUMNS, LOG_TEXT
+from constants import LOG_TEXT
 
 Text = type("")                                     # unicode on 2.7
 
@@ -38,40 +37,25 @@ else:                               # a narrow build of 2.7 stores these charact
 
 MAX_ESCAPE = len("\\U00000000")    # characters that escaping makes of one
 
-_NON_JOINER, _JOINER = "\u200c", "\u200d"
-_VIRAMA = 9                         # canonical combining class
-_SYMBOLS = {"So", "Sk", "Cn", "Cs"}     # categories of emoji; the last two are those of 2.7
+# Unicode's property White_Space (PropList.txt). `strip` alone also removes control characters,
+# which nicknames may have, and differs from one Python to the next.
+WHITE_SPACE = ("\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007"
+               "\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000")
 
 
 # --- escaping and quoting ---------------------------------------------------------------------
 
-def escape(text, keep_joiners=False):
+def escape(text, is_seen=None):
     """Return the text with unsafe characters as \\uXXXX or \\UXXXXXXXX.
 
-    With `keep_joiners`, joiners stay that change how their neighbours look.
+    Those stay for which `is_seen`, a function of the text and an index, returns True.
     """
     def replace(match):
-        if keep_joiners and _is_seen(match):
+        if is_seen and is_seen(text, match.start()):
             return match.group()
         return _escaped(match.group())
 
     return _unsafe_pattern.sub(replace, text)
-
-
-def _is_seen(match):
-    """Return whether an unsafe character is a joiner that changes how its neighbours look.
-
-    That is so after a virama, between letters of Arabic's kind (RFC 5892, appendix A), and, of the
-    joiner alone, between emoji.
-    """
-    character, (begin, end) = match.group(), match.span()
-    before, after = match.string[:begin][-1:], match.string[end:end + 1]
-    if character not in (_NON_JOINER, _JOINER) or not before or not after:
-        return False
-    return (unicodedata.combining(before) == _VIRAMA
-            or unicodedata.bidirectional(before) == unicodedata.bidirectional(after) == "AL"
-            or character == _JOINER
-            and {unicodedata.category(before), unicodedata.category(after)} <= _SYMBOLS)
 
 
 def _escaped(character):
@@ -123,8 +107,6 @@ def show(value):
     return quote(value) if isinstance(value, Text) else escape("%r" % (value,))
 
 
-# --- columns of a terminal --------------------------------------------------------------------
-
 def is_whole(text):
     """Return whether a text has no lone surrogate, half a character that UTF-8 cannot encode."""
     try:    # 3.x fails to encode it, 2.7 fails to decode it
@@ -132,51 +114,6 @@ def is_whole(text):
     except UnicodeError:
         return False
     return True
-
-
-def columns(text):
-    """Return how many columns of a terminal the text takes (Unicode Standard Annex 11)."""
-    return sum(map(_columns_of, text))
-
-
-def _columns_of(character):
-    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
-        return 0                        # combined with the character before it, or not shown
-    if unicodedata.east_asian_width(character) in ("W", "F"):
-        return 2
-    return 2 if str is bytes and character >= "\U0001f300" else 1       # 2.7 knows no emoji
-
-
-def shorten(text, width):
-    """Return the text, or as much of its beginning as fits into `width` columns, with dots."""
-    if columns(text) <= width:
-        return text
-    room = width - columns("...")
-    kept = []
-    for character in text:
-        room -= _columns_of(character)
-        if room < 0:
-            break
-        kept.append(character)
-    return "".join(kept) + "..."
-
-
-def wrap(text, indent=0):
-    """Return the text as lines of at most `COLUMNS` columns, the later ones indented.
-
-    A word that is longer than a line stays whole; the terminal cuts it.
-    """
-    lines = [[]]
-    used = 0                            # columns of the last line
-    for word in re.findall(" *[^ ]+", text):
-        if lines[-1] and used + columns(word) > COLUMNS \
-                and columns(word.lstrip(" ")) <= COLUMNS - indent:
-            lines.append([" " * indent])
-            used = indent
-            word = word.lstrip(" ")
-        lines[-1].append(word)
-        used += columns(word)
-    return ["".join(line) for line in lines]
 
 
 # --- words -----------------------------------------------------------------------------------

@@ -284,9 +284,14 @@ if pgcluster.BINARIES is not None:
         WHY_NO_POSTGRESQL = "psycopg2 is not installed"
 
 
+def is_installed(program):
+    """Return whether there is a program of this name in the PATH."""
+    return any(os.access(os.path.join(path, program), os.X_OK)
+               for path in os.environ["PATH"].split(os.pathsep))
+
+
 needs_strace = pytest.mark.skipif(
-    not any(os.access(os.path.join(path, "strace"), os.X_OK)
-            for path in os.environ["PATH"].split(os.pathsep)), reason="there is no strace here")
+    not is_installed("strace"), reason="there is no strace here")
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -39,7 +39,7 @@ ARROWS = {
     "admin_database": "cli constants ledger models progress storage text",
     "transfer": "admin_database cli constants models postgresql_target progress sqlite_target "
                 "storage text",
-    "rpc": "constants log protocol",
+    "rpc": "constants log protocol text",
     "admin": "admin_database admin_server admin_socket cli db protocol storage transfer",
     "session": "constants protocol",
     "stats": "constants log protocol",

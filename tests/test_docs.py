@@ -7,13 +7,12 @@ import io
 import json
 import os
 import re
-import subprocess
 import sys
 from xml.etree import ElementTree
 
 import house
 import pytest
-from conftest import ROOT, Peer, environment, open_account
+from conftest import ROOT, Peer, open_account, reason, request
 
 sys.path.insert(0, os.path.join(ROOT, "docs"))
 
@@ -209,18 +208,34 @@ def test_example_session_happens_as_written(program):
     assert replies == 6
 
 
-def test_bot_buys(program):
-    open_account(program.database, "buyer", 240, "sword")
-    bot, = re.findall(r"^```python\n(.*?)^```", read("docs", "protocol.md"),
-                      re.MULTILINE | re.DOTALL)
-    assert len(bot.splitlines()) == 10 and bot.count("port=7777") == 1
-    out = subprocess.check_output(
-        [sys.executable, "-c", bot.replace("port=7777", "port=%d" % program.port)],
-        env=environment(PYTHONPATH=ROOT))
-    assert out.decode("ascii").splitlines() == [
-        "horse: not_enough_credits", "armor: not_enough_credits", "sword: item_already_owned",
-        "bought bow"]
-    assert program.free("buyer")
+def test_first_of_several_errors_is_told(program):
+    """Each request deserves the error that its row tells at its place, and later ones."""
+    open_account(program.database, "ann", 100, "sword,excalibur")
+    ann, bob, stranger = Peer(program.port, "ann"), Peer(program.port, "bob"), Peer(program.port)
+    key, wrong_key = "a" * 32, "b" * 32
+    ann.call("protect", key=key)
+    requests = {
+        "logout": [(stranger, request("logout"))],
+        "protect": [(stranger, request("protect", key=key))],
+        "buy": [(stranger, request("buy", item="excalibur")),
+                (ann, request("buy", item="excalibur")), (ann, request("buy", item="sword")),
+                (ann, request("buy", item="horse"))],
+        "sell": [(stranger, request("sell", item="wand")), (ann, request("sell", item="wand")),
+                 (ann, request("sell", item="excalibur"))],
+        "login": [(bob, request("login", nickname="ann")),
+                  (stranger, request("login", nickname="ann")),
+                  (stranger, request("login", nickname="ann", key=wrong_key)),
+                  (stranger, request("login", nickname="bob", key=wrong_key))],
+        "any": [(Peer(program.port), b"[" * 65536 + b"\n"), (stranger, b"[{\n"),
+                (stranger, b'{"method": "fly", "params": {}}\n'),
+                (stranger, request("fly", nickname=1)), (stranger, request("buy", thing=1))],
+    }
+    told = {method: [reason(peer.exchange(line)) for peer, line in lines]
+            for method, lines in requests.items()}
+    rows = table(section(read("docs", "protocol.md"), "Errors"), "method")
+    orders = {re.search(r"\w+", method).group(): re.findall(r"`(\w+)`", order)
+              for method, order in rows}
+    assert told == dict(orders, protect=orders["logout"])
 
 
 def test_protocol_page_has_every_reason_of_server_gone():
@@ -301,7 +316,7 @@ def test_files_named_exist(page):
     assert names
     for name in names:
         assert any(os.path.exists(os.path.join(ROOT, folder, name))
-                   for folder in ("", "deploy", "docs", "tests")), name
+                   for folder in ("", "deploy", "docs", "examples", "tests")), name
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -1,5 +1,5 @@
 # -*- coding: utf-8 -*-
-"""text.py: which characters are escaped, widths in columns, and matching of words."""
+"""text.py: which characters are escaped, how text is cut, and matching of words."""
 from __future__ import unicode_literals
 
 import sys
@@ -8,7 +8,7 @@ import unicodedata
 import pytest
 
 from constants import LOG_TEXT
-from text import (columns, cut, escape, excerpt, find, find_by_prefix, quote, shorten, show, wrap)
+from text import WHITE_SPACE, cut, escape, excerpt, find, find_by_prefix, quote, show
 
 # Default_Ignorable_Code_Point of Unicode's DerivedCoreProperties.txt.
 DEFAULT_IGNORABLE = [
@@ -60,19 +60,16 @@ def test_escape_within_text(raw, escaped):
     assert escape(escaped) == escaped
 
 
-@pytest.mark.parametrize("joined", [
-    "\U0001f469\u200d\U0001f680", "\u0915\u094d\u200d\u0937", "\u0645\u06cc\u200c\u062e"])
-def test_joiners_that_change_the_picture_may_be_kept(joined):
-    """An astronaut, a half form of Devanagari, a Persian prefix."""
-    assert escape(joined, keep_joiners=True) == joined
-    assert "\\u200" in escape(joined)
+def test_unsafe_characters_that_are_seen_may_be_kept():
+    assert escape("a\u200db\u200dc", lambda text, index: text[index - 1] == "b") \
+        == "a\\u200db\u200dc"
 
 
-@pytest.mark.parametrize("hidden", [
-    "bob\u200d", "\u200cbob", "b\u200cob", "b\u200d\u200cob", "\u0431\u200d\u043e\u0431",
-    "\U0001f469\u200c\U0001f680", "\U0001f469\u200d", "\u5263\u200d\u5263", "bob\u200b"])
-def test_joiners_that_nobody_sees_are_escaped(hidden):
-    assert escape(hidden, keep_joiners=True) == escape(hidden) != hidden
+def test_white_space_is_that_of_unicode():
+    """`isspace` also takes the separators of information, U+001C to U+001F, for white space."""
+    spaces = {character(code) for code in range(0x10000)
+              if "%c" % code != "\u180e" and character(code).isspace()}
+    assert set(WHITE_SPACE) == spaces - set("\x1c\x1d\x1e\x1f")
 
 
 @pytest.mark.parametrize("raw, quoted", [
@@ -116,35 +113,6 @@ def test_text_is_cut_by_its_size_in_the_encoding():
 def test_show_accepts_every_type_of_a_database():
     assert [show(value) for value in ("a\n", 5, None)] == ['"a\\u000a"', "5", "None"]
     assert "\x1b" not in show(b"\x1b")
-
-
-# --- widths ---------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("shown, width", [
-    ("", 0), ("bow", 3), ("剣", 2), ("\u0301", 0), ("cafe\u0301", 4), ("\U0001f600", 2), ("ﾊﾝ", 2),
-    ("Боб", 3), ("\u200d", 0)])
-def test_columns_of_text(shown, width):
-    assert columns(shown) == width
-
-
-@pytest.mark.parametrize("whole, width, shortened", [
-    ("potion", 6, "potion"), ("potions", 6, "pot..."), ("剣剣剣剣", 7, "剣剣..."),
-    ("剣剣剣剣", 8, "剣剣剣剣"), ("\U0001f600" * 9, 6, "\U0001f600..."),
-    ("\u0301" * 60000 + "x" * 30, 24, "\u0301" * 60000 + "x" * 21 + "...")],
-    ids=["fits", "ascii", "wide", "wide-fits", "emoji", "combining"])
-def test_text_is_shortened_to_a_width(whole, width, shortened):
-    assert shorten(whole, width) == shortened
-
-
-@pytest.mark.parametrize("whole, indent, lines", [
-    ("", 0, [""]), ("  bow   25", 0, ["  bow   25"]), ("x" * 80, 0, ["x" * 80]),
-    ("x" * 40 + " " + "y" * 39, 3, ["x" * 40 + " " + "y" * 39]),
-    ("x" * 40 + " " + "y" * 40, 3, ["x" * 40, "   " + "y" * 40]),
-    ("剣" * 20 + " " + "剣" * 20 + " bow", 0, ["剣" * 20, "剣" * 20 + " bow"]),
-    ("x" * 40 + " " + "y" * 80, 0, ["x" * 40, "y" * 80]),
-    ("Items: %s, bow" % ("x" * 100), 7, ["Items: %s," % ("x" * 100), "       bow"])])
-def test_long_lines_are_wrapped(whole, indent, lines):
-    assert wrap(whole, indent) == lines
 
 
 # --- matching of words ------------------------------------------------------------------------
