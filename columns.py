@@ -7,14 +7,13 @@ what a player sees as one character, such as an emoji of several code points. No
 from __future__ import unicode_literals
 
 import itertools
-import re
-import sys
 import unicodedata
 
 try:
     from wcwidth import wcswidth, wcwidth
-except ImportError:             # outside the virtual environment, say
-    sys.exit("wcwidth is missing; install it with: pip install -r requirements.txt")
+except ImportError:             # programs may use the library without it: one column a character
+    wcswidth = len
+    wcwidth = len
 
 from constants import CELL_COLUMNS
 from text import escape
@@ -25,48 +24,9 @@ _NON_JOINER, _JOINER = "\u200c", "\u200d"
 _SELECTOR = "\ufe0f"            # the character before it is shown as an emoji
 _KEYCAP = "\u20e3"              # a key around the digit before it
 _VIRAMA = 9                     # canonical combining class
+_SYMBOLS = {"So", "Cn", "Cs"}   # categories of emoji; the last two are those of 2.7
 _SKIN_TONES = ("\U0001f3fb", "\U0001f3ff")              # the first and the last
 _FLAG_LETTERS = ("\U0001f1e6", "\U0001f1ff")            # the first and the last; a flag has two
-
-
-def _joined(*parts):
-    """Return a pattern of emoji with joiners between them.
-
-    A part lists what may stand there, with spaces between: a narrow build of 2.7 stores a character
-    as a pair, of which a set of characters would match one half.
-    """
-    return _JOINER.join("(?:%s)" % "|".join(part.split()) for part in parts)
-
-
-def _in_colour(signs):
-    """Return signs in their form as emoji."""
-    return " ".join(sign + _SELECTOR for sign in signs.split())
-
-
-_TONE = "(?:\U0001f3fb|\U0001f3fc|\U0001f3fd|\U0001f3fe|\U0001f3ff)"
-_PEOPLE = "(?:👨|👩|🧑)%s?" % _TONE
-_ACTING = (
-    "(?:🏃|🏄|🏊|👮|👯|👰|👱|👳|👷|💁|💂|💆|💇|🙅|🙆|🙇|🙋|🙍|🙎|🚣|🚴|🚵|🚶|🤦|🤵|🤷|🤸|🤹|🤼|🤽|🤾|"
-    "🦸|🦹|🧍|🧎|🧏|🧔|🧖|🧗|🧘|🧙|🧚|🧛|🧜|🧝|🧞|🧟)%s? (?:⛹|🏋|🏌|🕵)(?:%s|%s)"
-    % (_TONE, _TONE, _SELECTOR))
-_WORK = "🌾 🍳 🍼 🎄 🎓 🎤 🎨 🏫 🏭 💻 💼 🔧 🔬 🚀 🚒 🦯 🦰 🦱 🦲 🦳 🦼 🦽 " + _in_colour("⚕ ⚖ ✈")
-_CHILDREN = "👦 👧 🧒"
-_RIGHT = _in_colour("➡")
-
-# Emoji of which joiners make one picture (emoji-zwj-sequences.txt of Unicode 16), longer ones
-# first. Other emoji look the same with a joiner between them as without.
-_SEQUENCES = re.compile("(%s)" % "|".join([
-    _joined(_PEOPLE, "👨 👩 🧑", _CHILDREN, _CHILDREN), _joined(_PEOPLE, "👨 👩 🧑", _CHILDREN),
-    _joined(_PEOPLE, _CHILDREN, _CHILDREN), _joined(_PEOPLE, _CHILDREN),
-    _joined(_PEOPLE, _in_colour("❤"), "💋", _PEOPLE), _joined(_PEOPLE, _in_colour("❤"), _PEOPLE),
-    _joined(_PEOPLE, "🤝", _PEOPLE), _joined(_PEOPLE, "🦯 🦼 🦽", _RIGHT), _joined(_PEOPLE, _WORK),
-    _joined(_ACTING, _in_colour("♀ ♂"), _RIGHT), _joined(_ACTING, _in_colour("♀ ♂")),
-    _joined("(?:🏃|🚶|🧎)%s?" % _TONE, _RIGHT), _joined(_in_colour("❤"), "🔥 🩹"),
-    _joined(_in_colour("🏳"), "🌈 " + _in_colour("⚧")), _joined("🏴", _in_colour("☠")),
-    _joined(_in_colour("👁"), _in_colour("🗨")), _joined(_in_colour("⛓"), "💥"),
-    _joined("🍄", "🟫"), _joined("🍋", "🟩"), _joined("🐈", "⬛"), _joined("🐕", "🦺"),
-    _joined("🐦", "⬛ 🔥"), _joined("🐻", _in_colour("❄")), _joined("😮", "💨"),
-    _joined("😵", "💫"), _joined("😶", _in_colour("🌫")), _joined("🙂", _in_colour("↔ ↕"))]))
 
 
 def _letters_with(form):
@@ -87,9 +47,7 @@ def escape_unseen(text):
     A joiner, and the selector of emoji, stay where the text would look different without them.
     Elsewhere they are escaped, so that names that look alike are told apart.
     """
-    parts = _SEQUENCES.split(text)              # every second one is a sequence
-    parts[::2] = [escape(part, _is_seen) for part in parts[::2]]
-    return "".join(parts)
+    return escape(text, _is_seen)
 
 
 def _is_seen(text, index):
@@ -99,8 +57,17 @@ def _is_seen(text, index):
         return False
     if character == _SELECTOR:
         return _makes_emoji(before, after)
-    return character in (_NON_JOINER, _JOINER) and after != "" \
-        and _shapes_letters(before, character, after)
+    if character not in (_NON_JOINER, _JOINER) or not after:
+        return False
+    if before == _SELECTOR and _is_seen(text, index - 1):
+        before = text[index - 2]
+    return (_shapes_letters(before, character, after)
+            or character == _JOINER and _is_emoji(before) and _is_emoji(after))
+
+
+def _is_emoji(character):
+    """Return whether a character is one of those that a joiner makes one picture of (UTS 51)."""
+    return _is_in(character, _SKIN_TONES) or unicodedata.category(character) in _SYMBOLS
 
 
 def _makes_emoji(before, after):

@@ -65,8 +65,39 @@ def run_on_terminal(program):
 
 def call_server(terminal, method, *arguments):
     """Return the result of a method that waits for the server; say so if it takes long."""
-    with terminal.waiting_notice("Waiting for the server ..."):
+    with _waiting_notice(terminal):
         return method(*arguments)
+
+
+@contextlib.contextmanager
+def _waiting_notice(terminal):
+    """Show a notice while the body of the `with` takes long.
+
+    A thread prints it: on 2.7 an alarm signal would interrupt the calls that wait.
+    """
+    printed = threading.Event()
+
+    def show():
+        printed.set()
+        try:
+            terminal.show_notice("Waiting for the server ...")
+        except EnvironmentError:        # the terminal is gone; the main thread finds that, too
+            pass
+
+    timer = threading.Timer(WAITING_NOTICE_SECONDS, show)
+    timer.daemon = True
+    try:
+        timer.start()
+    except threading.ThreadError:       # no thread can be started: there is no notice
+        pass
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if timer.is_alive():
+            timer.join()
+        if printed.is_set():
+            terminal.erase_notice()
 
 
 class UnreadableScript(Exception):
@@ -356,42 +387,20 @@ class Terminal(object):
         while data:
             data = data[self._output.write(data):]
 
+    def show_notice(self, text):
+        """Print a line that `erase_notice` erases where the terminal can do that."""
+        line = shorten(text, self.width)        # a second line would not be erased
+        self.write(self._apply_style(line, FAINT) + ("" if self.can_erase else "\n"))
+
+    def erase_notice(self):
+        if self.can_erase:
+            self.write("\r\x1b[K")              # ECMA-48: erase the line
+
     def _apply_style(self, text, style, markers="%s"):
         """Return the text in a style; `markers` wraps escapes, so that readline counts columns."""
         if not self.has_colours or not style:
             return text
         return markers % ("\x1b[%sm" % style) + text + markers % "\x1b[m"
-
-    @contextlib.contextmanager
-    def waiting_notice(self, text):
-        """Show a notice while the body of the `with` takes long.
-
-        A thread prints it: on 2.7 an alarm signal would interrupt the calls that wait.
-        """
-        printed = threading.Event()
-
-        def show():
-            printed.set()
-            try:
-                line = shorten(text, self.width)        # a second one would not be erased
-                self.write(self._apply_style(line, FAINT) + ("" if self.can_erase else "\n"))
-            except EnvironmentError:    # the terminal is gone; the main thread finds that, too
-                pass
-
-        timer = threading.Timer(WAITING_NOTICE_SECONDS, show)
-        timer.daemon = True
-        try:
-            timer.start()
-        except threading.ThreadError:   # no thread can be started: there is no notice
-            pass
-        try:
-            yield
-        finally:
-            timer.cancel()
-            if timer.is_alive():
-                timer.join()
-            if printed.is_set() and self.can_erase:
-                self.write("\r\x1b[K")      # ECMA-48: erase the line
 
 
 def _terminal_width(descriptor):

@@ -52,7 +52,8 @@ ARROWS = {
     "admin_socket": "constants listener protocol rpc text",
     "server": "admin_socket cli connection constants db listener log notify service session "
               "storage text",
-    "terminal": "cli constants text",
+    "columns": "constants text",
+    "terminal": "cli columns constants text",
     "keyfile": "constants log text",
     "login": "keyfile protocol",
     "cache": "text",
