@@ -73,7 +73,7 @@ class Client(RpcClient):
 
     def ping(self):
         """Ask whether the server is there; return "pong"."""
-        return self._call("ping", {})
+        return self._call("ping", {}, read_pong)
 
     def buy(self, item):
         """Buy an item; return the account, {"nickname": str, "credits": int, "items": [str]}."""
@@ -85,7 +85,7 @@ class Client(RpcClient):
 
     def logout(self):
         """Free the nickname and keep the connection; return True."""
-        return self._call("logout", {})
+        return self._call("logout", {}, read_true)
 
     def protect(self, key):
         """Let the account open with this key only, in place of the last one; return True."""
@@ -147,8 +147,15 @@ def read_account(result):
     return account
 
 
+def read_pong(result):
+    """Return the result of `ping`."""
+    if result != "pong":
+        raise ValueError("not what the protocol says")
+    return result
+
+
 def read_true(result):
-    """Return the result of `protect`."""
+    """Return the result of `logout` or `protect`."""
     if result is not True:
         raise ValueError("not what the protocol says")
     return result

@@ -151,6 +151,19 @@ def test_malformed_login_is_not_lavka(script, impatient, meanwhile, result):
     assert "not a Lavka server" in str(caught.value)
 
 
+@pytest.mark.parametrize("result", [None, False, 1, "true", {}])
+@pytest.mark.parametrize("method", ["ping", "logout"])
+def test_malformed_result_is_not_lavka(script, impatient, meanwhile, method, result):
+    def answer():
+        script.request()
+        script.answer(result=result)
+
+    meanwhile(answer)
+    with pytest.raises(ServerGone) as caught:
+        getattr(impatient, method)()
+    assert caught.value.reason == "not_lavka"
+
+
 def test_full_listen_queue_is_unreachable(full_listen_queue):
     begin = time.time()
     with pytest.raises(ServerGone) as caught:
