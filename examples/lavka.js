@@ -19,7 +19,8 @@ class Client {
     this.socket = net.connect({ host, port, timeout })
       .on("connect", () => (lost = failure(
         "gone", "The connection is lost. What was asked last may or may not have happened.")))
-      .on("timeout", () => (this.calls.size || !this.socket.writable) && this.socket.destroy())
+      .on("timeout", () => (this.calls.size || this.socket.readyState !== "open")
+        && this.socket.destroy())
       .on("error", () => {}) // "close" follows
       .on("close", () => this.failAll(lost));
     readline.createInterface({ input: this.socket })

@@ -293,6 +293,13 @@ def test_javascript_client_waits_for_a_limited_time(script):
 
 
 @needs_node
+def test_javascript_client_without_a_call_connects_for_a_limited_time(full_listen_queue):
+    process = start_code(
+        full_listen_queue, "shop.socket.on('close', () => shop.call('ping').catch(tell));")
+    assert read_output(process) == ("closed\n", "")
+
+
+@needs_node
 def test_javascript_call_after_server_full_tells_of_it(script):
     process = start_code(
         script.port, "shop.socket.on('close', () => shop.call('ping').catch(tell));")
