@@ -7,6 +7,7 @@ import json
 import os
 import select
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -162,6 +163,18 @@ def test_malformed_result_is_not_lavka(script, impatient, meanwhile, method, res
     with pytest.raises(ServerGone) as caught:
         getattr(impatient, method)()
     assert caught.value.reason == "not_lavka"
+
+
+def test_last_reply_is_read_though_the_connection_was_reset(script, impatient):
+    script.send(b'{"jsonrpc": "2.0", "id": null, "error": {"code": -32001, "message": '
+                b'"The server is full.", "data": {"reason": "server_full"}}}\n')
+    script.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    script.hang_up()                    # with that option it is a reset, which the request meets
+    with pytest.raises(RpcError) as caught:
+        impatient.ping()
+    assert caught.value.reason == "server_full"
+    with pytest.raises(ClientClosed):
+        impatient.ping()
 
 
 def test_full_listen_queue_is_unreachable(full_listen_queue):
