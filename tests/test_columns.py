@@ -37,6 +37,7 @@ def test_what_changes_the_picture_is_shown(shown):
     # joiners that are not between two emoji
     "\U0001f469\u200c\U0001f680", "\U0001f469\u200d", "\u200d\U0001f680",
     "\U0001f469\u200d\u200d\U0001f680", "a\ufe0f\u200d\U0001f680",
+    "\U0001f600\ufe0f\u200d\U0001f680",
     # selectors that make no emoji of anything
     "a\ufe0f", "1\ufe0f", "\U0001f600\ufe0f", "\ufe0f", "\u261d\ufe0f\U0001f3fd", "a\ufe0f\u20e3",
     "\u2764\ufe0e", "\U0001f1e9\ufe0f\U0001f1ea", "\u2764\u0301\ufe0f",
