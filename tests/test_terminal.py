@@ -578,6 +578,14 @@ def test_names_that_look_alike_are_told_apart(program, start_player, hidden, sho
     assert player.enter(hidden, OPTION)[0] == "Welcome back, \"%s\"!" % shown
 
 
+def test_names_are_told_apart_without_the_library_of_widths(program, directory):
+    with io.open(os.path.join(directory, "wcwidth.py"), "w") as module:
+        module.write("raise ImportError()\n")
+    status, out, err = run(program.port, ["bob\ufe0f", "buy"], PYTHONPATH=directory)
+    assert (status, err) == (0, "")
+    assert "Welcome to Lavka, \"bob\\ufe0f\"!" in out and "  1  potion     25  affordable" in out
+
+
 def test_joiners_are_shown(program, start_player):
     astronaut = "\U0001f469\u200d\U0001f680"
     open_account(program.database, "bob", 1, astronaut)
@@ -590,6 +598,8 @@ def test_long_nickname_is_shortened_in_the_prompt(program, open_screen):
     screen = open_screen(program.port)
     screen.enter("剣" * 200, "%s... 100> " % ("剣" * 10))
     screen.enter("logout", "Nickname [%s...]: " % ("剣" * 10))
+    screen.resize(40)                                   # a third of the width: 13 columns
+    screen.enter("剣" * 200, "%s... 100> " % ("剣" * 5))
 
 
 def test_unsafe_characters_are_escaped_on_the_screen(script, open_screen):
@@ -630,6 +640,15 @@ def test_waiting_notice_is_shown_and_erased(script, open_screen):
     screen.until_line(WAITING)
     script.answer(result=RESULTS["buy"])
     screen.until_line("bob 4296> ")
+
+
+def test_waiting_notice_fits_into_a_narrow_terminal(script, open_screen):
+    screen = open_screen(script.port, width=20)
+    begin_login(script, screen)
+    screen.until_line("Waiting for the s...")
+    script.answer(result=RESULTS["login"])
+    screen.until_line("bob 4321> ")
+    screen.until_shown("Nickname: bob", "Welcome back, bob!")
 
 
 def test_waiting_notice_is_a_line_on_a_dumb_terminal(script, start_player):
