@@ -29,7 +29,7 @@ class RpcClient(object):
         self.timeout = float(timeout)
         self._sock = sock
         self._is_closed = False
-        # Held from a request to its response. A signal handler of the thread that has it may close.
+        # Held from a request to its response; reentrant, for a signal handler that closes.
         self._lock = threading.RLock()
         self._ids = itertools.count(1)
         self._lines = protocol.LineReader()
@@ -64,6 +64,7 @@ class RpcClient(object):
             return self._exchange(request_id, line, read_result)
 
     def _exchange(self, request_id, line, read_result):
+        """Send the line of a request; return or raise as `_call`."""
         is_answered = False
         try:
             self._send(line)
@@ -109,7 +110,7 @@ class RpcClient(object):
             if remaining <= 0:
                 raise socket.timeout()
             self._sock.settimeout(remaining)
-            # `recv` of the socket as it is after a signal, whose handler may have closed it (2.7).
+            # 2.7: without the lambda, a socket that a signal handler closes would stay open.
             data = retry_interrupted(lambda: self._sock.recv(RECV_SIZE))
             if not data:
                 raise socket.error(errno.ECONNRESET, "closed by the server")

@@ -16,15 +16,14 @@ from client import Client, LavkaError, RpcError
 if TYPE_CHECKING:               # the stub has the types, the module itself has not
     from client import Account
 
-# Reasons of errors that pass, and of lost answers; a login begins again after them.
-PASSING = ("not_running", "unreachable", "no_answer", "gone", "nickname_in_use", "server_full",
-           "storage_failed")
+# Reasons to log in again: answers that are lost, and errors that pass.
+PASSING = ("no_answer", "gone", "not_running", "unreachable", "nickname_in_use", "server_full")
 
 
 def buy_once(connect: Callable[[], Client], nickname: str, item: str) -> Account:
     """Buy an item, unless the account has it by now; return the account.
 
-    Raises LavkaError for a refusal, or a failure, that does not pass.
+    Raises LavkaError for any other reason than those of PASSING.
     """
     while True:
         try:
@@ -48,6 +47,8 @@ def buy_dearest(connect: Callable[[], Client], nickname: str) -> None:
         try:
             account = buy_once(connect, nickname, item["name"])
         except RpcError as refusal:
+            if refusal.reason != "not_enough_credits":      # the item may be bought
+                raise
             print("%s: %s" % (item["name"], refusal.reason))
         else:
             print("bought %s, %d credits are left" % (item["name"], account["credits"]))

@@ -4,56 +4,50 @@
 "use strict";
 
 const net = require("net");
+const readline = require("readline");
 
-// A call has failed. `reason` is stable; `data` has the figures of a refusal.
-class LavkaError extends Error {
-  constructor(reason, message, data) {
-    super(message);
-    Object.assign(this, { reason, data });
-  }
-}
+// An error whose `reason` is stable; `data` has the figures of a refusal.
+const failure = (reason, message, data) => Object.assign(new Error(message), { reason, data });
 
-// A connection. `timeout` is in milliseconds, for connecting and for each answer.
+// A connection. It ends after `timeout` ms without a byte, while it connects or a call waits.
 class Client {
   constructor(host, port, timeout = 5000) {
     this.calls = new Map(); // by id: the calls without an answer
     this.lastId = 0;
-    this.socket = net.connect({ host, port, timeout }).setNoDelay().setEncoding("ascii");
-    let rest = "";
-    let lost = new LavkaError("unreachable", `There is no server at ${host}:${port}.`);
-    this.socket
-      .on("connect", () => (lost = new LavkaError(
+    this.closed = failure("closed", "This client is closed."); // for calls after the end
+    let lost = failure("unreachable", `There is no server at ${host}:${port}.`);
+    this.socket = net.connect({ host, port, timeout })
+      .on("connect", () => (lost = failure(
         "gone", "The connection is lost. What was asked last may or may not have happened.")))
-      .on("data", (data) => {
-        const lines = (rest + data).split("\n");
-        rest = lines.pop();
-        try {
-          lines.forEach((line) => this.receive(JSON.parse(line)));
-        } catch {
-          this.socket.destroy(); // this is no Lavka server
-        }
-      })
       .on("timeout", () => (this.calls.size || !this.socket.writable) && this.socket.destroy())
       .on("error", () => {}) // "close" follows
       .on("close", () => this.failAll(lost));
+    readline.createInterface({ input: this.socket })
+      .on("error", () => {})
+      .on("line", (line) => this.receive(line));
   }
 
   // Resolves to the result of a method. Calls may overlap: they are carried out in order.
   call(method, params = {}) {
     return new Promise((resolve, reject) => {
-      if (!this.socket.writable) return reject(new LavkaError("closed", "This client is closed."));
-      const id = ++this.lastId;
-      this.calls.set(id, { resolve, reject });
-      return this.socket.write(JSON.stringify({ jsonrpc: "2.0", id, method, params }) + "\n");
+      if (!this.socket.writable) return reject(this.closed);
+      const request = { jsonrpc: "2.0", id: ++this.lastId, method, params };
+      this.calls.set(request.id, { resolve, reject });
+      return this.socket.write(JSON.stringify(request) + "\n");
     });
   }
 
-  receive({ id, result, error }) {
-    const refusal = error && new LavkaError(error.data.reason, error.message, error.data);
-    if (id === null) return this.failAll(refusal); // server_full: the connection ends
-    const { resolve, reject } = this.calls.get(id);
-    this.calls.delete(id);
-    return refusal ? reject(refusal) : resolve(result);
+  receive(line) {
+    try {
+      const { id, result, error } = JSON.parse(line);
+      const refusal = error && failure(error.data.reason, error.message, error.data);
+      if (id === null) return this.failAll((this.closed = refusal)); // server_full: the last reply
+      const { resolve, reject } = this.calls.get(id);
+      this.calls.delete(id);
+      return refusal ? reject(refusal) : resolve(result);
+    } catch {
+      return this.socket.destroy(); // this is no Lavka server
+    }
   }
 
   failAll(error) {
@@ -66,27 +60,22 @@ class Client {
   }
 }
 
-async function buyDearest(shop, nickname) {
-  const { account, catalog } = await shop.call("login", { nickname });
-  const affordable = catalog
-    .filter(({ name, price }) => price <= account.credits && !account.items.includes(name))
-    .sort((one, other) => other.price - one.price);
-  if (!affordable.length) return "there is nothing to buy";
-  const { name } = affordable[0];
-  const { account: { credits } } = await shop.call("buy", { item: name });
-  return `bought ${name}, ${credits} credits are left`;
-}
-
 async function main(host, port, nickname) {
   const shop = new Client(host, port);
   try {
-    console.log(await buyDearest(shop, nickname));
+    const { account, catalog } = await shop.call("login", { nickname });
+    const [item] = catalog
+      .filter(({ name, price }) => price <= account.credits && !account.items.includes(name))
+      .sort((one, other) => other.price - one.price);
+    if (!item) return console.log("there is nothing to buy");
+    const { account: { credits } } = await shop.call("buy", { item: item.name });
+    return console.log(`bought ${item.name}, ${credits} credits are left`);
   } finally {
     shop.close();
   }
 }
 
-module.exports = { Client, LavkaError };
+module.exports = { Client };
 
 if (require.main === module) {
   main(...process.argv.slice(2)).catch((error) => {

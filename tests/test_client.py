@@ -368,6 +368,21 @@ def test_owned_item_outside_the_catalog_is_shown_and_refused(program, start_play
     assert stored_account(program, "bob") == (100, "excalibur,меч")
 
 
+def test_item_named_like_an_option_can_be_bought(script, start_player):
+    player = start_player(script.port)
+    player.sendline("bob")
+    script.accept()
+    script.request()
+    script.answer(result=dict(RESULTS["login"], catalog=[{"name": "Items", "price": 1}]))
+    player.read_until(OPTION)
+    player.sendline("buy")
+    script.serve("ping")
+    player.read_until(BUY)
+    player.sendline("items")
+    script.serve("buy")
+    assert script.last["params"] == {"item": "Items"}
+
+
 def test_logout_frees_the_nickname_for_another_login(program, player):
     player.enter("logout", NICKNAME)
     assert program.free("bob")

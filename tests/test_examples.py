@@ -263,18 +263,42 @@ def test_javascript_client_buys(program):
     assert purchases(program, nickname) == ["armor", "bow", "potion"]
 
 
+def start_code(port, code):
+    """Start code with a Client, `shop`, and `tell`, which prints the reason of an error."""
+    begin = """
+        const { Client } = require(process.argv[1]);
+        const shop = new Client("127.0.0.1", %d, 500);
+        const tell = (error) => console.log(error.reason);
+        """ % port
+    return subprocess.Popen(["node", "-e", begin + code, LAVKA_JS], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, env=environment())
+
+
 @needs_node
 def test_javascript_calls_overlap_and_tell_their_errors(program):
-    code = """
-        const { Client, LavkaError } = require(process.argv[1]);
-        const shop = new Client("127.0.0.1", %d);
-        const reason = (error) => error instanceof LavkaError && error.reason;
-        Promise.all([shop.call("ping"), shop.call("buy", { item: "torch" }).catch(reason)])
-          .then((outcomes) => console.log(...outcomes))
+    process = start_code(program.port, """
+        Promise.all([shop.call("ping"), shop.call("buy", { item: "torch" }).catch(tell)])
+          .then(([pong]) => console.log(pong))
           .then(() => shop.close())
-          .then(() => shop.call("ping")).catch((error) => console.log(error.reason));
-        """ % program.port
-    assert run(["node", "-e", code, LAVKA_JS]) == (0, "pong not_logged_in\nclosed\n", "")
+          .then(() => shop.call("ping")).catch(tell);
+        """)
+    assert read_output(process) == ("not_logged_in\npong\nclosed\n", "")
+
+
+@needs_node
+def test_javascript_client_waits_for_a_limited_time(script):
+    process = start_code(script.port, "shop.call('ping').catch(tell);")
+    script.accept()
+    assert read_output(process) == ("gone\n", "")
+
+
+@needs_node
+def test_javascript_call_after_server_full_tells_of_it(script):
+    process = start_code(
+        script.port, "shop.socket.on('close', () => shop.call('ping').catch(tell));")
+    script.accept()
+    server_full(script)
+    assert read_output(process) == ("server_full\n", "")
 
 
 @needs_node
@@ -318,8 +342,8 @@ def another_id(script):
 
 
 def server_full(script):
-    script.answer(id=None, error={"code": -32001, "message": "The server is full.",
-                                  "data": {"reason": "server_full"}})
+    script.send(b'{"jsonrpc": "2.0", "id": null, "error": {"code": -32001, "message": '
+                b'"The server is full.", "data": {"reason": "server_full"}}}\n')
     script.hang_up()
 
 

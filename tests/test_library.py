@@ -305,13 +305,14 @@ def test_signal_handler_closes_a_client_that_waits(script, meanwhile):
 
 # What a Python on Windows lacks, of what Lavka's modules use and of signals.
 UNIX_MODULES = ["fcntl", "grp", "pwd", "readline", "resource", "termios"]
+INSTALLED = ["peewee", "psycopg2", "selectors2", "wcwidth"]     # by pip
 UNIX_NAMES = ["O_NOCTTY", "O_NONBLOCK", "fchmod", "fork", "getuid", "uname"]
 WINDOWS_SIGNALS = ["SIGABRT", "SIGFPE", "SIGILL", "SIGINT", "SIGSEGV", "SIGTERM"]
 
 
 @pytest.fixture
 def like_windows(directory):
-    """Return the environment variables of a Python without what only Unix has.
+    """Return the environment variables of a Python without what only Unix has, or pip installs.
 
     A stub module would not hide one that is built into the interpreter.
     """
@@ -325,13 +326,14 @@ for name in set(vars(signal)).difference(%s):
     if name.startswith("SIG") and isinstance(getattr(signal, name), int) and name[3] != "_":
         delattr(signal, name)
 del socket.AF_UNIX
-""" % tuple(map(json.dumps, (UNIX_MODULES, UNIX_NAMES, WINDOWS_SIGNALS))))
+""" % tuple(map(json.dumps, (UNIX_MODULES + INSTALLED, UNIX_NAMES, WINDOWS_SIGNALS))))
     return {"PYTHONPATH": os.pathsep.join([directory, ROOT])}
 
 
 @pytest.mark.parametrize("redirection", ["", "<&- >&-"])
-def test_library_can_be_imported_on_windows(like_windows, redirection):
-    for missing in ("import termios", "from signal import SIGHUP", "from os import O_NONBLOCK"):
+def test_library_can_be_imported_on_windows_without_requirements(like_windows, redirection):
+    for missing in ("import termios", "import wcwidth", "from signal import SIGHUP",
+                    "from os import O_NONBLOCK"):
         assert python(missing, **like_windows)[0] == 1
     assert python("from client import *; from client import Console, State; Client, new_key",
                   redirection, **like_windows) == (0, "")

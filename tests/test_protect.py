@@ -286,6 +286,18 @@ def test_key_that_cannot_be_stored_is_not_sent(script, start_player, computer):
     assert script.methods == ["login", "ping", "ping"]
 
 
+def test_refused_key_that_cannot_be_removed_is_a_sentence(script, start_player, computer):
+    player = start_player(script.port, **computer.variables)
+    script.admit(player)
+    key_sent(script, player)
+    os.remove(computer.path)
+    computer.spoil()
+    refuse(script, ErrorCode.STORAGE_FAILED)
+    shown = player.read_until(OPTION)
+    assert in_words(shown[:-1], "cannot be written: it is not a file.")
+    assert shown[-1] == "No: storage_failed."
+
+
 @pytest.mark.parametrize("old", [[], [OLD]])
 def test_accepted_key_is_no_error_if_the_file_cannot_be_written_any_more(script, start_player,
                                                                          computer, old):
