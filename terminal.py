@@ -19,7 +19,7 @@ import threading
 
 from cli import StandardFile
 from columns import columns, escape_unseen, fit, shorten, wrap
-from constants import COLUMNS, NICKNAME_COLUMNS, WAITING_NOTICE_SECONDS
+from constants import ANSWER_COLUMNS, COLUMNS, NICKNAME_COLUMNS, WAITING_NOTICE_SECONDS
 from text import WHITE_SPACE, Text, find_by_prefix
 
 if str is bytes:
@@ -150,7 +150,7 @@ class Terminal(object):
         complete, the names that this part may become). The line enters the history, which the arrow
         keys recall, only if `remember` is true. A secret line is not shown, and has none of these.
         """
-        question = self.escape(question)
+        question = self._begin_question(self.escape(question))
         encoding = sys.stdin.encoding or locale.getpreferredencoding()
         while True:
             if is_secret and self._termios:
@@ -167,6 +167,15 @@ class Terminal(object):
                 return line
             except UnicodeError:
                 self.say_error("That is not text in %s." % encoding)
+
+    def _begin_question(self, question):
+        """Print what of a long question leaves no room to type after it; return the rest."""
+        if not self.has_keyboard or not self.has_screen:
+            return question
+        lines = wrap(question, max(self.width - ANSWER_COLUMNS, self.width // 2))
+        for line in lines[:-1]:
+            self.write(self._apply_style(line, BOLD) + "\n")
+        return lines[-1] + " "
 
     def _read_line(self, question):
         """Read a line without line editing, as bytes without its end."""

@@ -461,8 +461,7 @@ def test_long_item_name_is_shortened_to_the_width(script, open_screen, width, na
         "  #  %-*s  price" % (name_width, "item"),
         "  1  %s...      7  affordable" % ("x" * (name_width - 3)),
         "  2  %-*s      7  affordable" % (name_width, "bow"),
-        "  3  %s...      7  affordable" % ("a long name " * 9)[:name_width - 3],
-        "What would you like to buy? (or back)")
+        "  3  %s...      7  affordable" % ("a long name " * 9)[:name_width - 3])
 
 
 def test_long_list_of_items_is_wrapped_and_indented(script, open_screen):
@@ -552,12 +551,28 @@ def test_lines_follow_a_resize(program, open_screen):
     screen.until_shown("There is no option \"dance\".", options)
 
 
+def test_long_question_leaves_room_to_type(script, open_screen):
+    screen = open_screen(script.port, width=40)
+    begin_login(script, screen)
+    script.answer(result=RESULTS["login"])
+    screen.until_line("bob 4321> ")
+    screen.type("buy", ENTER)
+    script.serve("ping")
+    screen.until_shown("What would you like to buy?", "(or back)")
+    screen.type("healing potion", TAB, "#")
+    screen.until_line("(or back) healing potion#")
+    screen.type(CLEAR, "back", ENTER)
+    script.serve("ping")
+    screen.until_line("bob 4321> ")
+
+
 @pytest.mark.parametrize("width", [1, 2, 5, 19])
 def test_very_narrow_terminal_shows_what_it_can(program, start_player, width):
     open_account(program.database, "bob", 100, "sword")
     player = start_player(program.port)
     player.setwinsize(24, width)
-    for line, prompt in [("bob", r"\d+> "), ("?", r"\d+> "), ("buy", BUY), ("potion", r"\d+> ")]:
+    for line, prompt in [("bob", r"100> "), ("?", r"100> "), ("buy", r"back\) "),
+                         ("potion", r"75> ")]:
         player.sendline(line)
         player.expect(prompt)
     assert stored_account(program, "bob") == (75, "sword,potion")
