@@ -6,9 +6,9 @@ import functools
 
 from cache import Cache, ambiguous, unknown_outcome
 from constants import BACK, EXIT_WORDS, HELP_WORDS, OPTIONS, TRADES, WORD_COLUMNS
+from display import FAINT, GREEN, PLAIN, call_server
 from keyfile import KeyFileError
 from protocol import RpcError, ServerGone
-from terminal import FAINT, GREEN, PLAIN, call_server
 from text import find
 
 # What `help` says of each option, and what `help OPTION` adds.
