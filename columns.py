@@ -146,22 +146,35 @@ def wrap(text, width, indent=0):
     A word that is longer than a line stays whole; the terminal cuts it. A word that only just fits
     into a line is indented less.
     """
-    lines, used, gap = [], 0, ""        # used: columns of the last line
+    lines, used = [], 0                 # used: columns of the last line
+    for gap, word in _words(text, width):
+        room = columns(word)
+        if lines and (used + len(gap) + room <= width or room > width):
+            lines[-1] += gap + word
+            used += len(gap) + room
+        else:
+            lead = (" " * indent if lines else gap)[:max(width - room, 0)]
+            lines.append(lead + word)
+            used = len(lead) + room
+    return lines or [""]
+
+
+def _words(text, width):
+    """Return pairs (spaces before a word, word).
+
+    A number and the word after it are one, if they fit into a line: "4 sell", "200 credits".
+    """
+    words, gap = [], ""
     for is_gap, run in itertools.groupby(graphemes(text), lambda grapheme: grapheme == " "):
         run = "".join(run)
         if is_gap:
             gap = run
-            continue
-        room = columns(run)
-        if lines and (used + len(gap) + room <= width or room > width):
-            lines[-1] += gap + run
-            used += len(gap) + room
+        elif (words and words[-1][1].isdigit() and gap == " "
+                and columns(words[-1][1] + gap + run) <= width):
+            words[-1] = (words[-1][0], words[-1][1] + gap + run)
         else:
-            lead = (" " * indent if lines else gap)[:max(width - room, 0)]
-            lines.append(lead + run)
-            used = len(lead) + room
-        gap = ""
-    return lines or [""]
+            words.append((gap, run))
+    return words
 
 
 def fit(widths, alignments, room):

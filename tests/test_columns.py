@@ -100,7 +100,9 @@ def test_no_emoji_is_cut_in_two(one):
     ("x" * 40 + " " + "y" * 78, 3, ["x" * 40, "  " + "y" * 78]),
     ("  " + "x" * 80 + " bow", 0, ["x" * 80, "bow"]),
     ("Items: %s, bow" % ("x" * 100), 7, ["Items: %s," % ("x" * 100), "       bow"]),
-    ("x" * 79 + " \u0301y", 0, ["x" * 79 + " \u0301y"])])
+    ("x" * 79 + " \u0301y", 0, ["x" * 79 + " \u0301y"]),
+    ("x" * 76 + ", 4 sell", 0, ["x" * 76 + ",", "4 sell"]), (" 4 sell", 0, [" 4 sell"]),
+    ("x" * 76 + " 4 " + "y" * 79, 0, ["x" * 76 + " 4", "y" * 79])])
 def test_long_lines_are_wrapped(whole, indent, lines):
     assert wrap(whole, 80, indent) == lines
 
