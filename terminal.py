@@ -19,7 +19,7 @@ from cli import StandardFile
 from columns import wrap
 from constants import ANSWER_COLUMNS
 from display import BOLD, Display
-from text import Text, find_by_prefix
+from text import Text, encoding_name, find_by_prefix
 
 if str is bytes:
     input = raw_input                                   # 2.7  # noqa: F821
@@ -121,7 +121,7 @@ class Terminal(Display):
                 line.encode("utf-8")                    # fails for surrogates of bytes not decoded
                 return line
             except UnicodeError:
-                self.say_error("That is not text in %s." % encoding)
+                self.say_error("That is not text in %s." % encoding_name(encoding))
 
     def _begin_question(self, question):
         """Print what of a long question leaves no room to type after it; return the rest."""

@@ -275,8 +275,16 @@ def test_help_with_an_option_explains_it(player):
     assert player.enter("help b", OPTION) == ['"b" may be balance or buy.']
     assert player.enter("help potion", OPTION) == [
         'There is no option "potion". To buy the potion, type "buy potion".']
+
+
+def test_help_leaves_the_question_for_an_item_open(program, player):
     player.enter("buy", BUY)
-    assert player.enter("help sell", OPTION)[0].startswith("sell: show what you own")
+    assert player.enter("help sell", BUY)[0].startswith("sell: show what you own")
+    assert player.enter("? BAL", BUY) == ["balance: show your credits."]
+    for line in ("help potion", "help b", "help 1"):        # no options with numbers
+        assert player.enter(line, BUY) == ITEM_HELP
+    player.enter("back", OPTION)
+    assert stored_account(program, "bob") == (100, "sword,torch")
 
 
 def test_help_names_editing_keys_only_with_line_editing(program, bob):
@@ -768,5 +776,5 @@ def test_utf8_can_be_typed_in_the_c_locale(program, open_screen, encoding):
     screen = open_screen(program.port, **variables)
     screen.type("Боб", ENTER)
     screen.until(lambda: screen.line().endswith("100>") or any(
-        line.startswith("That is not text in ") for line in screen.lines()))
+        line == "That is not text in ASCII." for line in screen.lines()))
     assert screen.line().endswith("100>") == bool(encoding)     # else the encoding is ASCII
