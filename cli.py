@@ -11,7 +11,7 @@ import signal
 import sys
 
 from constants import DATABASE, HOST, MAX_REASON, METRICS_PORT, PORT, VERSION
-from text import Text, is_whole, quote
+from text import Text, encoding_name, is_whole, quote
 
 
 class CommandFailed(Exception):
@@ -116,7 +116,8 @@ def text(argument):
         argument.encode("utf-8")        # fails for surrogates of bytes not decoded
         return argument
     except UnicodeError:
-        raise argparse.ArgumentTypeError("it is not text in %s" % sys.getfilesystemencoding())
+        raise argparse.ArgumentTypeError(
+            "it is not text in %s" % encoding_name(sys.getfilesystemencoding()))
 
 
 def port(argument):

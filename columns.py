@@ -11,9 +11,12 @@ import unicodedata
 
 try:
     from wcwidth import wcswidth, wcwidth
-except ImportError:             # programs may use the library without it: one column a character
-    wcswidth = len
-    wcwidth = len
+except ImportError:             # programs may use the library without it
+    def wcwidth(character):
+        """Return one column for every character; no selector makes an emoji of it then."""
+        return 1
+
+    wcswidth = wcwidth
 
 from constants import CELL_COLUMNS
 from text import escape
@@ -24,7 +27,7 @@ _NON_JOINER, _JOINER = "\u200c", "\u200d"
 _SELECTOR = "\ufe0f"            # the character before it is shown as an emoji
 _KEYCAP = "\u20e3"              # a key around the digit before it
 _VIRAMA = 9                     # canonical combining class
-_SYMBOLS = {"So", "Cn", "Cs"}   # categories of emoji; the last two are those of 2.7
+_SYMBOLS = {"So", "Cn"}         # categories of emoji; "Cn" is that of 2.7
 _SKIN_TONES = ("\U0001f3fb", "\U0001f3ff")              # the first and the last
 _FLAG_LETTERS = ("\U0001f1e6", "\U0001f1ff")            # the first and the last; a flag has two
 
@@ -59,15 +62,25 @@ def _is_seen(text, index):
         return _makes_emoji(before, after)
     if character not in (_NON_JOINER, _JOINER) or not after:
         return False
-    if before == _SELECTOR and _is_seen(text, index - 1):
-        before = text[index - 2]
     return (_shapes_letters(before, character, after)
-            or character == _JOINER and _is_emoji(before) and _is_emoji(after))
+            or character == _JOINER and _ends_emoji(text, index) and _begins_emoji(text, index + 1))
 
 
-def _is_emoji(character):
-    """Return whether a character is one of those that a joiner makes one picture of (UTS 51)."""
-    return _is_in(character, _SKIN_TONES) or unicodedata.category(character) in _SYMBOLS
+def _ends_emoji(text, end):
+    """Return whether the text before `end` ends with an emoji that a joiner may join (UTS 51)."""
+    last = text[end - 1]
+    return (_is_wide_symbol(last) or _is_in(last, _SKIN_TONES)
+            or last == _SELECTOR and _is_seen(text, end - 1))
+
+
+def _begins_emoji(text, begin):
+    """Return whether an emoji begins there; a sign without a selector is none."""
+    return (_is_wide_symbol(text[begin])
+            or text[begin + 1:begin + 2] == _SELECTOR and _is_seen(text, begin + 1))
+
+
+def _is_wide_symbol(character):
+    return wcwidth(character) == 2 and unicodedata.category(character) in _SYMBOLS
 
 
 def _makes_emoji(before, after):
@@ -133,22 +146,35 @@ def wrap(text, width, indent=0):
     A word that is longer than a line stays whole; the terminal cuts it. A word that only just fits
     into a line is indented less.
     """
-    lines, used, gap = [], 0, ""        # used: columns of the last line
+    lines, used = [], 0                 # used: columns of the last line
+    for gap, word in _words(text, width):
+        room = columns(word)
+        if lines and (used + len(gap) + room <= width or room > width):
+            lines[-1] += gap + word
+            used += len(gap) + room
+        else:
+            lead = (" " * indent if lines else gap)[:max(width - room, 0)]
+            lines.append(lead + word)
+            used = len(lead) + room
+    return lines or [""]
+
+
+def _words(text, width):
+    """Return pairs (spaces before a word, word).
+
+    A number and the word after it are one, if they fit into a line: "4 sell", "200 credits".
+    """
+    words, gap = [], ""
     for is_gap, run in itertools.groupby(graphemes(text), lambda grapheme: grapheme == " "):
         run = "".join(run)
         if is_gap:
             gap = run
-            continue
-        room = columns(run)
-        if lines and (used + len(gap) + room <= width or room > width):
-            lines[-1] += gap + run
-            used += len(gap) + room
+        elif (words and words[-1][1].isdigit() and gap == " "
+                and columns(words[-1][1] + gap + run) <= width):
+            words[-1] = (words[-1][0], words[-1][1] + gap + run)
         else:
-            lead = (" " * indent if lines else gap)[:max(width - room, 0)]
-            lines.append(lead + run)
-            used = len(lead) + room
-        gap = ""
-    return lines or [""]
+            words.append((gap, run))
+    return words
 
 
 def fit(widths, alignments, room):

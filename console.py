@@ -6,10 +6,10 @@ from enum import Enum
 
 import protocol
 from constants import KEY_ATTEMPTS
+from display import FAINT, call_server
 from game_session import GameSession, SessionLost
 from login import Login
 from protocol import RpcError, ServerGone
-from terminal import FAINT, call_server
 
 
 class State(Enum):

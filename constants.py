@@ -141,6 +141,7 @@ KEY_ATTEMPTS = 3              # wrong keys until the console asks for the nickna
 # --- the console (columns) --------------------------------------------------------------------
 
 COLUMNS = 80                  # of a line, at most; longer ones are tiring to read
+ANSWER_COLUMNS = 12           # to type after a question; a longer question begins in a line above
 NICKNAME_COLUMNS = 24         # of a nickname in the prompt, so that there is room to type
 WORD_COLUMNS = 40             # of a wrong word in an error, so that the error fits into a line
 CELL_COLUMNS = 10             # to which a table's widest column is shortened before any other is:

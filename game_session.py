@@ -6,9 +6,9 @@ import functools
 
 from cache import Cache, ambiguous, unknown_outcome
 from constants import BACK, EXIT_WORDS, HELP_WORDS, OPTIONS, TRADES, WORD_COLUMNS
+from display import FAINT, GREEN, PLAIN, call_server
 from keyfile import KeyFileError
 from protocol import RpcError, ServerGone
-from terminal import FAINT, GREEN, PLAIN, call_server
 from text import find
 
 # What `help` says of each option, and what `help OPTION` adds.
@@ -198,10 +198,11 @@ class GameSession(object):
         return bool(words) and words[0] in (TRADES + HELP_WORDS if words[1:] else self.options)
 
     def run_option_at_question(self, line):
-        """Carry out an option; the question goes on after help alone, and after an exit word."""
-        if line.lower() in HELP_WORDS:
+        """Carry out an option; the question goes on after help, and after an exit word."""
+        words = line.split(None, 1)
+        if words[0].lower() in HELP_WORDS:
             self.call_server(self.login.client.ping)
-            self.explain_question()
+            self.explain_question(*words[1:])
         else:
             if line.lower() not in EXIT_WORDS:
                 self.open_trade = None
@@ -286,8 +287,15 @@ class GameSession(object):
         if more:
             self.say(more)
 
-    def explain_question(self):
-        """Explain the question for an item: no numbers, which would be taken for those of items."""
+    def explain_question(self, word=""):
+        """Explain the option that a word means, or else the question for an item.
+
+        Options have no numbers there: they would be taken for those of items.
+        """
+        matches = find(word, OPTIONS) if word else []
+        if len(matches) == 1:
+            self.explain_option(matches[0])
+            return
         self.say("Type the name of an item, its beginning, or its number in the list.")
         self.say("\"%s\" leads back to the options. So does an option in full, such as \"balance\"."
                  % BACK)

@@ -1,5 +1,5 @@
 # -*- coding: utf-8 -*-
-"""The player's terminal: line editing, completion, colours, escapes, and waiting.
+"""The player's terminal: what is typed, with line editing and completion, and signals.
 
 Modules that only Unix has are imported where they are used, so that this one can be imported
 everywhere.
@@ -13,20 +13,16 @@ import io
 import locale
 import os
 import signal
-import struct
 import sys
-import threading
 
 from cli import StandardFile
-from columns import columns, escape_unseen, fit, shorten, wrap
-from constants import COLUMNS, NICKNAME_COLUMNS, WAITING_NOTICE_SECONDS
-from text import WHITE_SPACE, Text, find_by_prefix
+from columns import wrap
+from constants import ANSWER_COLUMNS
+from display import BOLD, Display
+from text import Text, encoding_name, find_by_prefix
 
 if str is bytes:
     input = raw_input                                   # 2.7  # noqa: F821
-
-# Styles of lines, as parameters of ECMA-48's SGR; readable on dark and on light screens.
-PLAIN, BOLD, FAINT, RED, GREEN = "", "1", "2", "31", "32"
 
 # All that end a program by default (signal(7)), but for SIGKILL and those of a fault in C code.
 # Windows has three of them.
@@ -63,63 +59,22 @@ def run_on_terminal(program):
     return 1
 
 
-def call_server(terminal, method, *arguments):
-    """Return the result of a method that waits for the server; say so if it takes long."""
-    with _waiting_notice(terminal):
-        return method(*arguments)
-
-
-@contextlib.contextmanager
-def _waiting_notice(terminal):
-    """Show a notice while the body of the `with` takes long.
-
-    A thread prints it: on 2.7 an alarm signal would interrupt the calls that wait.
-    """
-    printed = threading.Event()
-
-    def show():
-        printed.set()
-        try:
-            terminal.show_notice("Waiting for the server ...")
-        except EnvironmentError:        # the terminal is gone; the main thread finds that, too
-            pass
-
-    timer = threading.Timer(WAITING_NOTICE_SECONDS, show)
-    timer.daemon = True
-    try:
-        timer.start()
-    except threading.ThreadError:       # no thread can be started: there is no notice
-        pass
-    try:
-        yield
-    finally:
-        timer.cancel()
-        if timer.is_alive():
-            timer.join()
-        if printed.is_set():
-            terminal.erase_notice()
-
-
 class UnreadableScript(Exception):
     """The input is no script; the text is one sentence for whoever wrote it."""
 
 
-class Terminal(object):
+class Terminal(Display):
     """Standard input and output, as the player uses them.
 
-    On a terminal, lines can be edited and have colours, as far as the terminal can do that. In a
-    pipe, a question is a line of its own, and a repeated question is printed once. A line of a
-    pipe or file ends with \\n or \\r\\n; a byte order mark at the very beginning is left out.
+    On a terminal, lines can be edited, as far as the terminal can do that. In a pipe, a question is
+    a line of its own, and a repeated question is printed once. A line of a pipe or file ends with
+    \\n or \\r\\n; a byte order mark at the very beginning is left out.
     """
 
     def __init__(self):
+        super(Terminal, self).__init__()
         self.has_keyboard = sys.stdin.isatty()      # standard input is a terminal
-        self.has_screen = sys.stdout.isatty()       # standard output is a terminal
-        self.can_erase = self.has_screen and (os.environ.get("TERM") or "dumb") != "dumb"
-        self.has_colours = self.can_erase and not os.environ.get("NO_COLOR")    # no-color.org
-        self.encoding = sys.stdout.encoding or locale.getpreferredencoding()
         self._input = io.BufferedReader(StandardFile(sys.stdin, "r"))
-        self._output = StandardFile(sys.stdout, "w")
         self._is_at_start = not self.has_keyboard   # no line of a pipe or file was read yet
         if hasattr(sys.stdin, "reconfigure"):       # 3.x: else a bad byte would raise in readline()
             sys.stdin.reconfigure(errors="surrogateescape")
@@ -150,7 +105,7 @@ class Terminal(object):
         complete, the names that this part may become). The line enters the history, which the arrow
         keys recall, only if `remember` is true. A secret line is not shown, and has none of these.
         """
-        question = self.escape(question)
+        question = self._begin_question(self.escape(question))
         encoding = sys.stdin.encoding or locale.getpreferredencoding()
         while True:
             if is_secret and self._termios:
@@ -166,12 +121,21 @@ class Terminal(object):
                 line.encode("utf-8")                    # fails for surrogates of bytes not decoded
                 return line
             except UnicodeError:
-                self.say_error("That is not text in %s." % encoding)
+                self.say_error("That is not text in %s." % encoding_name(encoding))
+
+    def _begin_question(self, question):
+        """Print what of a long question leaves no room to type after it; return the rest."""
+        if not self.has_keyboard or not self.has_screen:
+            return question
+        lines = wrap(question, max(self.width - ANSWER_COLUMNS, self.width // 2))
+        for line in lines[:-1]:
+            self.write(self.apply_style(line, BOLD) + "\n")
+        return lines[-1] + " "
 
     def _read_line(self, question):
         """Read a line without line editing, as bytes without its end."""
         if self.has_keyboard:
-            self.write(self._apply_style(question, BOLD))
+            self.write(self.apply_style(question, BOLD))
         elif question != self._last_question:
             self.write(question.rstrip() + "\n")
         self._last_question = question
@@ -189,7 +153,7 @@ class Terminal(object):
         """Read a line with line editing, with the history or with none."""
         is_libedit = "libedit" in (self._readline.__doc__ or "")
         if not is_libedit:              # \001 and \002: readline counts no columns between them
-            question = self._apply_style(question, BOLD, "\001%s\002")
+            question = self.apply_style(question, BOLD, "\001%s\002")
         if str is bytes:
             question = question.encode(self.encoding)           # 2.7
         self._readline.parse_and_bind(TAB_SETTINGS[is_libedit, self._completer is not None])
@@ -312,106 +276,10 @@ class Terminal(object):
         finally:                        # also if the terminal is gone
             os._exit(128 + number)
 
-    # --- output -------------------------------------------------------------------------------
-
-    @property
-    def width(self):
-        """Return how many columns a line may take now: the terminal's, at most COLUMNS."""
-        return min(COLUMNS, self.has_screen and _terminal_width(sys.stdout.fileno()) or COLUMNS)
-
-    def say(self, text, style=PLAIN, indent=0):
-        """Print a line, escaped; a screen shows it wrapped, the later lines indented."""
-        text = self.escape(text)
-        for line in wrap(text, self.width, indent) if self.has_screen else [text]:
-            self.write(self._apply_style(line, style) + "\n")
-
-    def say_error(self, *sentences):
-        """Print an error: in one line where it fits, else a line for each sentence."""
-        text = " ".join(sentences)
-        fits = not self.has_screen or columns(self.escape(text)) <= self.width
-        for line in [text] if fits else sentences:
-            self.say(line, RED)
-
-    def show_table(self, alignments, rows):
-        """Print rows, each (cells, style); `alignments` has "<" or ">" for each column.
-
-        Text is shortened, so that a row fits into a line; a number is not.
-        """
-        rows = [([self.escape(cell) for cell in cells], style) for cells, style in rows]
-        widths = [max(columns(cell) for cell in column)
-                  for column in zip(*[cells for cells, _ in rows])]
-        widths = fit(widths, alignments, self.width - 2 * len(widths))
-        for cells, style in rows:
-            line = ""
-            for cell, width, alignment in zip(cells, widths, alignments):
-                cell = shorten(cell, width)
-                padding = " " * (width - columns(cell))
-                line += "  " + (padding + cell if alignment == ">" else cell + padding)
-            self.say(line.rstrip(), style)
-
     def end_line(self):
         """Move to a new line of the screen, for the shell's prompt."""
         if self.has_keyboard and self.has_screen:
             os.write(sys.stdout.fileno(), b"\n")
-
-    def escape(self, text):
-        """Return text that is safe to show and can be encoded for this terminal."""
-        return escape_unseen(text).encode(self.encoding, "backslashreplace").decode(self.encoding)
-
-    def shorten(self, text, width):
-        """Return the text, escaped, or as much of it as fits into `width` columns.
-
-        That is half a line at most, so that there is room for a sentence around it.
-        """
-        return shorten(self.escape(text), min(width, self.width // 2))
-
-    def name(self, text, width=None):
-        """Return a nickname as it is shown, in at most `width` columns.
-
-        It stands in quotation marks, with its own ones escaped, if it begins or ends with white
-        space, begins with a quotation mark, or has escapes. No two nicknames look the same.
-        """
-        escaped = self.escape(text)
-        if escaped == text == text.strip(WHITE_SPACE) and not text.startswith('"'):
-            return escaped if width is None else shorten(escaped, width)
-        escaped = self.escape(text.replace("\\", "\\\\").replace('"', '\\"'))
-        return '"%s"' % (escaped if width is None else shorten(escaped, width - len('""')))
-
-    def short_name(self, text):
-        """Return a nickname for a question, so that there is room to type."""
-        return self.name(text, min(NICKNAME_COLUMNS, self.width // 3))
-
-    def write(self, text):
-        """Print escaped text at once."""
-        data = text.encode(self.encoding)
-        while data:
-            data = data[self._output.write(data):]
-
-    def show_notice(self, text):
-        """Print a line that `erase_notice` erases where the terminal can do that."""
-        line = shorten(text, self.width)        # a second line would not be erased
-        self.write(self._apply_style(line, FAINT) + ("" if self.can_erase else "\n"))
-
-    def erase_notice(self):
-        if self.can_erase:
-            self.write("\r\x1b[K")              # ECMA-48: erase the line
-
-    def _apply_style(self, text, style, markers="%s"):
-        """Return the text in a style; `markers` wraps escapes, so that readline counts columns."""
-        if not self.has_colours or not style:
-            return text
-        return markers % ("\x1b[%sm" % style) + text + markers % "\x1b[m"
-
-
-def _terminal_width(descriptor):
-    """Return how many columns a terminal has, 0 if it does not tell."""
-    try:
-        import fcntl
-        import termios
-        size = fcntl.ioctl(descriptor, termios.TIOCGWINSZ, b"\0" * 8)   # tty_ioctl(4)
-    except (ImportError, EnvironmentError):
-        return 0
-    return struct.unpack(str("HHHH"), size)[1]
 
 
 def _strip_byte_order_mark(line):

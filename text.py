@@ -6,6 +6,7 @@ commands share it.
 """
 from __future__ import unicode_literals
 
+import codecs
 import re
 import sys
 
@@ -114,6 +115,11 @@ def is_whole(text):
     except UnicodeError:
         return False
     return True
+
+
+def encoding_name(encoding):
+    """Return the usual name of an encoding: "ASCII" for what Linux calls "ANSI_X3.4-1968"."""
+    return codecs.lookup(encoding).name.upper()
 
 
 # --- words -----------------------------------------------------------------------------------

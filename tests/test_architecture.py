@@ -53,12 +53,13 @@ ARROWS = {
     "server": "admin_socket cli connection constants db listener log notify service session "
               "storage text",
     "columns": "constants text",
-    "terminal": "cli columns constants text",
+    "display": "cli columns constants text",
+    "terminal": "cli columns constants display text",
     "keyfile": "constants log text",
     "login": "keyfile protocol",
     "cache": "text",
-    "game_session": "cache constants keyfile protocol terminal text",
-    "console": "constants game_session login protocol terminal",
+    "game_session": "cache constants display keyfile protocol text",
+    "console": "constants display game_session login protocol",
     "one_shot": "cache constants protocol text",
     "client": "cli console constants keyfile login one_shot protocol rpc terminal text",
 }

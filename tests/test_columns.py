@@ -34,7 +34,8 @@ def test_what_changes_the_picture_is_shown(shown):
 @pytest.mark.parametrize("hidden", [
     "bob\u200d", "\u200cbob", "b\u200cob", "b\u200d\u200cob", "\u0431\u200d\u043e\u0431",
     "bob\u200b", "^\u200d^", "\u5263\u200d\u5263",
-    # joiners that are not between two emoji
+    # joiners that are not between two emoji, both in their form as emoji
+    "\xa9\u200d\xae", "\u2502\u200d\u2502", "\u2764\u200d\U0001f525", "\U0001f3c3\u200d\u2642",
     "\U0001f469\u200c\U0001f680", "\U0001f469\u200d", "\u200d\U0001f680",
     "\U0001f469\u200d\u200d\U0001f680", "a\ufe0f\u200d\U0001f680",
     "\U0001f600\ufe0f\u200d\U0001f680",
@@ -100,7 +101,9 @@ def test_no_emoji_is_cut_in_two(one):
     ("x" * 40 + " " + "y" * 78, 3, ["x" * 40, "  " + "y" * 78]),
     ("  " + "x" * 80 + " bow", 0, ["x" * 80, "bow"]),
     ("Items: %s, bow" % ("x" * 100), 7, ["Items: %s," % ("x" * 100), "       bow"]),
-    ("x" * 79 + " \u0301y", 0, ["x" * 79 + " \u0301y"])])
+    ("x" * 79 + " \u0301y", 0, ["x" * 79 + " \u0301y"]),
+    ("x" * 76 + ", 4 sell", 0, ["x" * 76 + ",", "4 sell"]), (" 4 sell", 0, [" 4 sell"]),
+    ("x" * 76 + " 4 " + "y" * 79, 0, ["x" * 76 + " 4", "y" * 79])])
 def test_long_lines_are_wrapped(whole, indent, lines):
     assert wrap(whole, 80, indent) == lines
 

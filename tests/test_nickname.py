@@ -1,5 +1,5 @@
 # -*- coding: utf-8 -*-
-"""terminal.py: how a nickname is shown, so that no two look the same."""
+"""display.py: how a nickname is shown, so that no two look the same."""
 from __future__ import unicode_literals
 
 import io

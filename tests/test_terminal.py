@@ -275,8 +275,16 @@ def test_help_with_an_option_explains_it(player):
     assert player.enter("help b", OPTION) == ['"b" may be balance or buy.']
     assert player.enter("help potion", OPTION) == [
         'There is no option "potion". To buy the potion, type "buy potion".']
+
+
+def test_help_leaves_the_question_for_an_item_open(program, player):
     player.enter("buy", BUY)
-    assert player.enter("help sell", OPTION)[0].startswith("sell: show what you own")
+    assert player.enter("help sell", BUY)[0].startswith("sell: show what you own")
+    assert player.enter("? BAL", BUY) == ["balance: show your credits."]
+    for line in ("help potion", "help b", "help 1"):        # no options with numbers
+        assert player.enter(line, BUY) == ITEM_HELP
+    player.enter("back", OPTION)
+    assert stored_account(program, "bob") == (100, "sword,torch")
 
 
 def test_help_names_editing_keys_only_with_line_editing(program, bob):
@@ -461,8 +469,7 @@ def test_long_item_name_is_shortened_to_the_width(script, open_screen, width, na
         "  #  %-*s  price" % (name_width, "item"),
         "  1  %s...      7  affordable" % ("x" * (name_width - 3)),
         "  2  %-*s      7  affordable" % (name_width, "bow"),
-        "  3  %s...      7  affordable" % ("a long name " * 9)[:name_width - 3],
-        "What would you like to buy? (or back)")
+        "  3  %s...      7  affordable" % ("a long name " * 9)[:name_width - 3])
 
 
 def test_long_list_of_items_is_wrapped_and_indented(script, open_screen):
@@ -544,12 +551,27 @@ def test_lines_follow_a_resize(program, open_screen):
     screen.until_shown(options)
     screen.resize(40)
     screen.enter("dance", "bob 100> ")
-    screen.until_shown("There is no option \"dance\".", "Options: 1 balance, 2 items, 3 buy, 4",
-                       "sell, 5 logout, 6 protect.")
+    screen.until_shown("There is no option \"dance\".", "Options: 1 balance, 2 items, 3 buy,",
+                       "4 sell, 5 logout, 6 protect.")
     screen.enter("balance", "bob 100> ")
     screen.resize(100)
     screen.enter("dance", "bob 100> ")
     screen.until_shown("There is no option \"dance\".", options)
+
+
+def test_long_question_leaves_room_to_type(script, open_screen):
+    screen = open_screen(script.port, width=40)
+    begin_login(script, screen)
+    script.answer(result=RESULTS["login"])
+    screen.until_line("bob 4321> ")
+    screen.type("buy", ENTER)
+    script.serve("ping")
+    screen.until_shown("What would you like to buy?", "(or back)")
+    screen.type("healing potion", TAB, "#")
+    screen.until_line("(or back) healing potion#")
+    screen.type(CLEAR, "back", ENTER)
+    script.serve("ping")
+    screen.until_line("bob 4321> ")
 
 
 @pytest.mark.parametrize("width", [1, 2, 5, 19])
@@ -557,7 +579,8 @@ def test_very_narrow_terminal_shows_what_it_can(program, start_player, width):
     open_account(program.database, "bob", 100, "sword")
     player = start_player(program.port)
     player.setwinsize(24, width)
-    for line, prompt in [("bob", r"\d+> "), ("?", r"\d+> "), ("buy", BUY), ("potion", r"\d+> ")]:
+    for line, prompt in [("bob", r"100> "), ("?", r"100> "), ("buy", r"back\) "),
+                         ("potion", r"75> ")]:
         player.sendline(line)
         player.expect(prompt)
     assert stored_account(program, "bob") == (75, "sword,potion")
@@ -578,6 +601,14 @@ def test_names_that_look_alike_are_told_apart(program, start_player, hidden, sho
     assert player.enter(hidden, OPTION)[0] == "Welcome back, \"%s\"!" % shown
 
 
+def test_names_are_told_apart_without_the_library_of_widths(program, directory):
+    with io.open(os.path.join(directory, "wcwidth.py"), "w") as module:
+        module.write("raise ImportError()\n")
+    status, out, err = run(program.port, ["bob\ufe0f", "buy"], PYTHONPATH=directory)
+    assert (status, err) == (0, "")
+    assert "Welcome to Lavka, \"bob\\ufe0f\"!" in out and "  1  potion     25  affordable" in out
+
+
 def test_joiners_are_shown(program, start_player):
     astronaut = "\U0001f469\u200d\U0001f680"
     open_account(program.database, "bob", 1, astronaut)
@@ -590,6 +621,8 @@ def test_long_nickname_is_shortened_in_the_prompt(program, open_screen):
     screen = open_screen(program.port)
     screen.enter("剣" * 200, "%s... 100> " % ("剣" * 10))
     screen.enter("logout", "Nickname [%s...]: " % ("剣" * 10))
+    screen.resize(40)                                   # a third of the width: 13 columns
+    screen.enter("剣" * 200, "%s... 100> " % ("剣" * 5))
 
 
 def test_unsafe_characters_are_escaped_on_the_screen(script, open_screen):
@@ -630,6 +663,15 @@ def test_waiting_notice_is_shown_and_erased(script, open_screen):
     screen.until_line(WAITING)
     script.answer(result=RESULTS["buy"])
     screen.until_line("bob 4296> ")
+
+
+def test_waiting_notice_fits_into_a_narrow_terminal(script, open_screen):
+    screen = open_screen(script.port, width=20)
+    begin_login(script, screen)
+    screen.until_line("Waiting for the s...")
+    script.answer(result=RESULTS["login"])
+    screen.until_line("bob 4321> ")
+    screen.until_shown("Nickname: bob", "Welcome back, bob!")
 
 
 def test_waiting_notice_is_a_line_on_a_dumb_terminal(script, start_player):
@@ -734,5 +776,5 @@ def test_utf8_can_be_typed_in_the_c_locale(program, open_screen, encoding):
     screen = open_screen(program.port, **variables)
     screen.type("Боб", ENTER)
     screen.until(lambda: screen.line().endswith("100>") or any(
-        line.startswith("That is not text in ") for line in screen.lines()))
+        line == "That is not text in ASCII." for line in screen.lines()))
     assert screen.line().endswith("100>") == bool(encoding)     # else the encoding is ASCII
