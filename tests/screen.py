@@ -13,6 +13,7 @@ import termios
 import pexpect
 import pyte
 from conftest import CLIENT, PATIENCE, WAITING, player_environment, wait_for
+from playing import sleeps_or_ended
 from wcwidth import wcswidth
 
 # Keys, as a terminal sends them. CLEAR is Ctrl-U, which deletes the line before the cursor.
@@ -39,6 +40,15 @@ class Screen(object):
 
     def type(self, *keys):
         self.process.send("".join(keys).encode("utf-8"))
+
+    def type_signal(self, key):
+        """Type Ctrl-C or Ctrl-Z once the program in the foreground sleeps.
+
+        A signal just before a blocking call would be handled only after it; see signal(7).
+        """
+        wait_for(lambda: sleeps_or_ended(os.tcgetpgrp(self.process.child_fd)),
+                 "the program in the foreground to sleep")
+        self.type(key)
 
     def update(self):
         """Update the screen with what the client has written since the last update."""

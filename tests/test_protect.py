@@ -650,7 +650,7 @@ def test_ctrl_z_at_the_key_restores_the_echo_until_fg(protected, computer, shell
         for _ in range(2):
             wait_for(lambda: not echoes(screen), "the echo to be off")
             screen.type(RIGHT[:9])
-            screen.type(CTRL_Z)
+            screen.type_signal(CTRL_Z)
             screen.until_line("$ ")
             assert echoes(screen) or "bash" in shell    # bash edits its lines without the echo
             screen.enter("fg", PROMPT)
