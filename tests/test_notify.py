@@ -96,6 +96,7 @@ def test_server_under_load_pings(start, manager):
 
 def test_frozen_server_does_not_ping(start, manager):
     program = start(wrapper=service(manager.name))
+    assert manager.next() == notify.READY       # sent just after the log's line
     program.process.send_signal(signal.SIGSTOP)
     wait_for(lambda: is_stopped(program), "the server to be stopped")
     manager.take()
