@@ -29,10 +29,10 @@ MAX_CREDITS = 2 ** 63 - 1     # the largest INTEGER of SQLite and bigint of Post
 
 # The options of a session, in the order in which the client lists them.
 OPTIONS = ("balance", "items", "buy", "sell", "logout", "protect")
-TRADES = ("buy", "sell")      # those that an item may follow
+TRADES = ("buy", "sell")      # options that an item may follow
 BACK = "back"                 # at the question for an item: return to the options
-HELP_WORDS = ("help", "?")    # explain the options, or the question for an item
-EXIT_WORDS = ("exit", "quit") # no options: players who type them are told how to leave
+HELP_WORDS = ("help", "?")    # words that explain the options, or the question for an item
+EXIT_WORDS = ("exit", "quit") # words that are no options; they tell how to leave
 
 # --- where it runs ----------------------------------------------------------------------------
 

@@ -569,49 +569,52 @@ def test_key_is_not_echoed_and_not_in_the_history(open_at_key, without_readline,
         screen.until_line("bob 100> #")                 # the history is empty
 
 
-def test_what_was_typed_before_the_question_is_no_key(script, computer):
+@pytest.fixture
+def connecting(script, computer):
+    """Return a Screen where bob has typed the nickname; the script has accepted the client."""
     screen = Screen(script.port, **computer.variables)
     try:
         screen.until_line("Nickname: ")
         screen.type("bob", ENTER)
         script.accept()
-        script.request()
-        screen.type(RIGHT, ENTER)
-        screen.until(lambda: any(RIGHT in line for line in screen.lines()))     # echoed
-        refuse(script, ErrorCode.KEY_REQUIRED)
-        screen.until_line(PROMPT)
-        wait_at_key(screen)
-        screen.type(ENTER)
-        screen.until_line("Nickname [bob]: ")
-        assert not script.has_caller()                  # no key was tried
+        yield screen
     finally:
         screen.end()
 
 
-def test_what_was_typed_after_the_last_key_is_no_nickname(script, computer):
-    screen = Screen(script.port, **computer.variables)
-    try:
-        screen.until_line("Nickname: ")
-        screen.type("bob", ENTER)
+def type_ahead(screen):
+    """Type the right key before anything asks for it."""
+    screen.type(RIGHT, ENTER)
+    screen.until(lambda: any(RIGHT in line for line in screen.lines()))         # echoed
+
+
+def test_what_was_typed_before_the_question_is_no_key(script, connecting):
+    script.request()
+    type_ahead(connecting)
+    refuse(script, ErrorCode.KEY_REQUIRED)
+    connecting.until_line(PROMPT)
+    wait_at_key(connecting)
+    connecting.type(ENTER)
+    connecting.until_line("Nickname [bob]: ")
+    assert not script.has_caller()                      # no key was tried
+
+
+def test_what_was_typed_after_the_last_key_is_no_nickname(script, connecting):
+    logins(script, ErrorCode.KEY_REQUIRED)
+    for attempt in range(1, KEY_ATTEMPTS + 1):
+        connecting.until_line(PROMPT)
+        wait_at_key(connecting)
+        connecting.type(WRONG, ENTER)
         script.accept()
         logins(script, ErrorCode.KEY_REQUIRED)
-        for attempt in range(1, KEY_ATTEMPTS + 1):
-            screen.until_line(PROMPT)
-            wait_at_key(screen)
-            screen.type(WRONG, ENTER)
-            script.accept()
-            logins(script, ErrorCode.KEY_REQUIRED)
-            script.request()
-            if attempt == KEY_ATTEMPTS:
-                screen.type(RIGHT, ENTER)
-                screen.until(lambda: any(RIGHT in line for line in screen.lines()))     # echoed
-            refuse(script, ErrorCode.WRONG_KEY)
-        screen.until_line("Nickname [bob]: ")
-        screen.type(ENTER)
-        script.accept()
-        assert script.request()["params"] == {"nickname": "bob"}
-    finally:
-        screen.end()
+        script.request()
+        if attempt == KEY_ATTEMPTS:
+            type_ahead(connecting)
+        refuse(script, ErrorCode.WRONG_KEY)
+    connecting.until_line("Nickname [bob]: ")
+    connecting.type(ENTER)
+    script.accept()
+    assert script.request()["params"] == {"nickname": "bob"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT])
