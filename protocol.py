@@ -153,13 +153,14 @@ class LineReader(object):
     """Cuts the bytes that arrive into lines, however they were split on the way.
 
     The beginning of an incomplete line is kept in a bytearray, so that a line that arrives byte by
-    byte is not copied with each of them.
+    byte is not copied with each of them. While there is nothing to keep, as with idle players,
+    there is neither list nor bytearray.
     """
     __slots__ = ("lines", "_tail")
 
     def __init__(self):
-        self.lines = []             # complete lines without their ends, the oldest one last
-        self._tail = bytearray()    # the incomplete line
+        self.lines = ()         # complete lines without their ends, the oldest one last; a list
+        self._tail = b""        # the incomplete line; a bytearray
 
     def feed(self, data):
         """Take bytes, in any portion."""
@@ -168,13 +169,16 @@ class LineReader(object):
         if lines:
             if self._tail:
                 lines[0] = bytes(self._tail) + lines[0]
-                del self._tail[:]
+                self._tail = b""
             lines.reverse()
-            self.lines = lines + self.lines if self.lines else lines
+            lines += self.lines
+            self.lines = lines
         if tail:
+            if not self._tail:
+                self._tail = bytearray()
             self._tail += tail
             if len(self._tail) > MAX_LINE or self._tail.startswith(_TLS):
-                self.lines.insert(0, bytes(self._tail))     # refused, wherever its end will be
+                self.lines = [bytes(self._tail)] + list(self.lines)     # refused, wherever it ends
 
     def next_line(self):
         """Return the next line that is not empty, without its end; None when none is complete.

@@ -64,6 +64,8 @@ class Session(object):
             if request is not None:
                 requests.append(request)
                 count += len(request) if type(request) is list else 1
+        if not lines:
+            self.reader.lines = ()      # an empty list takes memory
         return count
 
     def add_needed(self, logins, trades):
