@@ -261,31 +261,28 @@ def storm(addresses, requests, at_once, server_time=unknown):
     return stopwatch.result(latencies), list(socks.values())
 
 
-def crowd(addresses, requests, accepted, pause, go_on):
+def crowd(address, requests, ping, pause, go_on):
     """Connect a player for each login request; when all are connected, all send theirs before the
     first is read. Returns their sockets when all are logged in.
 
-    `accepted(number)` waits until the servers have accepted so many; `pause` stops the servers,
-    `go_on` has them go on.
+    `pause` stops the server, `go_on` has it go on.
     """
+    players = []
+    for sock, request in joining([address], requests):
+        players.append((sock, request))
+        if len(players) % CROWD_STEP == 0 or len(players) == len(requests):
+            check(call(sock, ping))     # accepted, and so were all before it
+    waiting = {sock.fileno(): sock for sock, _ in players}
     poll = select.epoll()
-    players = {}                # descriptor -> (socket, request)
-    for sock, request in joining(addresses, requests):
-        players[sock.fileno()] = sock, request
-        poll.register(sock, ONE_EVENT)
-        if len(players) % CROWD_STEP == 0:
-            accepted(len(players))
-    accepted(len(players))
     pause()
-    for sock, request in players.values():
+    for sock, request in players:
+        poll.register(sock, ONE_EVENT)
         sock.send(request)
     go_on()
-    done = 0
-    while done < len(players):
+    while waiting:
         for number, _ in answered(poll):
-            check_login(players[number][0])
-            done += 1
-    return [sock for sock, _ in players.values()]
+            check_login(waiting.pop(number))
+    return [sock for sock, _ in players]
 
 
 def answered(poll):

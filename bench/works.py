@@ -70,13 +70,9 @@ Crowd = namedtuple("Crowd", "peak kilobytes")           # per player: at the mos
 
 def crowd(running):
     """All requests are there before the server goes on, or it would serve the first meanwhile."""
-    before, few = running.memory(), running.descriptors()
-
-    def accepted(number):
-        wait_until(lambda: running.descriptors() >= few + number, "the server accepts nobody")
-
-    requests = [running.peer.lines.login("crowd %d" % one) for one in range(CROWD_PLAYERS)]
-    socks = load.crowd(running.addresses, requests, accepted,
+    before, lines = running.memory(), running.peer.lines
+    requests = [lines.login("crowd %d" % one) for one in range(CROWD_PLAYERS)]
+    socks = load.crowd(running.addresses[0], requests, lines.ping(),
                        lambda: running.send_signal(signal.SIGSTOP),
                        lambda: running.send_signal(signal.SIGCONT))
     left = running.memory()
