@@ -188,7 +188,7 @@ NICKNAME_FREED_SECONDS = 30   # until a nickname whose client vanished is free, 
 # A peer that vanished without a word is noticed after 10 + 3 * 5 = 25 s, under the promised 30;
 # the defaults of Linux are 2 hours and 11 minutes (tcp(7)).
 KEEPALIVE_IDLE_SECONDS = 10
-KEEPALIVE_SPREAD_SECONDS = 5  # earlier a client may be probed, at random: of the probes that follow
+KEEPALIVE_SPREAD_SECONDS = 5  # earlier than others a client is probed: of the probes that follow
                               # a login storm at the same instant, loopback drops those beyond 1,000
 KEEPALIVE_INTERVAL_SECONDS = 5
 KEEPALIVE_PROBES = 3

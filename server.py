@@ -156,11 +156,11 @@ class Server(object):
         if timeout is not None and self.now - begin > timeout + constants.SWEEP_SECONDS:
             # The process was suspended: serve what has arrived before deadlines are checked.
             self.next_sweep = self.now + constants.SWEEP_SECONDS
-        ready, accepted = [], []
+        ready, accepted, runnable = [], [], self.runnable
         for key, mask in events:
             target = key.data
             if type(target) is Connection:
-                if target not in self.runnable:
+                if target not in runnable:
                     ready.append(target)
                 if mask & READ:
                     self.read(target)
@@ -215,15 +215,16 @@ class Server(object):
 
     def flush(self, connection):
         """Send what the kernel takes."""
-        if not connection.output or connection.phase is CLOSED:
+        output = connection.output
+        if not output or connection.phase is CLOSED:
             return
         try:
-            sent = connection.sock.send(connection.output)
+            sent = connection.sock.send(output)
         except socket.error as error:
             self.socket_failed(connection, error)
             sent = 0
-        del connection.output[:sent]
-        if not connection.output:
+        del output[:sent]
+        if not output:
             connection.write_deadline = FOREVER
         elif sent or connection.write_deadline == FOREVER:
             connection.write_deadline = self.now + constants.WRITE_STALL_SECONDS
@@ -270,10 +271,11 @@ class Server(object):
         """Go on with the end of a connection whose session has ended."""
         if connection.phase is OPEN:
             connection.phase = FLUSHING
-        if connection.phase is FLUSHING and not connection.output:
-            self.linger(connection)
-        if connection.phase is LINGERING and connection.input_ended:
-            self.abort(connection, "closed")
+        if not connection.output:
+            if connection.input_ended:
+                self.abort(connection, "closed")
+            elif connection.phase is FLUSHING:
+                self.linger(connection)
 
     def linger(self, connection):
         """Lingering close: half-close, and give the peer a moment to close. Closing a socket with

@@ -64,7 +64,7 @@ class Service(object):
             session.deadline = self.clock() + LOGIN_SECONDS
         if is_full:
             error = OPERATORS_FULL if session.is_operator() else SERVER_FULL
-            session.output += self.refuse(session, refused(error), error) + b"\n"
+            session.output += self.refuse(session, refused(error), error)
 
     def serve(self, sessions, deadline):
         """Parse, prefetch and apply: a quantum of requests of each session, in this order.
@@ -174,7 +174,7 @@ class Service(object):
                 self.apply_batch(session, request)
                 continue
             body = self.execute(session, request)
-            if request.wants_reply:
+            if request.id:
                 account = session.account
                 if account is not None and account.is_dirty:
                     replies.append(PendingReply(session, request, body, account))
@@ -183,7 +183,6 @@ class Service(object):
                     replies.append(PendingReply(session, request, body, None))
                 else:
                     output += body
-                    output += b"\n"
         if session.input_ended and not session.reader.lines:
             self.close(session, "closed")
 
@@ -192,7 +191,7 @@ class Service(object):
         replies = []
         for request in requests:
             body = self.execute(session, request)
-            if request.wants_reply:
+            if request.id:
                 replies.append(PendingReply(session, request, body, dirty_account(session)))
         if replies:
             self.group.replies.append(PendingBatch(session, replies))
