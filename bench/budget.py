@@ -186,7 +186,7 @@ def each(function, *arguments):
 
 def read_line(reader, line):
     reader.feed(line)
-    reader.next_line()
+    reader.lines.pop()
 
 
 def measure(bench, rounds):
@@ -195,15 +195,15 @@ def measure(bench, rounds):
     reader = protocol.LineReader()
 
     def reply():
-        return protocol.encode_result(1, b'{"account":%s}' % protocol.encode_account(account))
+        return protocol.encode_result(b"1", b'{"account":%s}' % protocol.encode_account(account))
 
-    pong, told = protocol.encode_result(1, b'"pong"') + b"\n", reply() + b"\n"
+    pong, told = protocol.encode_result(b"1", b'"pong"'), reply()
     return costs([
         ("ping", lambda: bench.tick(PING)),
         ("select, recv, send", lambda: bench.system_calls(PING, pong)),
         ("bytes to a line", each(read_line, reader, PING)),
         ("line to a request", each(protocol.parse, PING[:-1], TCP_METHODS)),
-        ("reply to bytes", each(protocol.encode_result, 1, b'"pong"')),
+        ("reply to bytes", each(protocol.encode_result, b"1", b'"pong"')),
     ], rounds), costs([
         ("trade", lambda: (bench.tick(BUY) + bench.tick(SELL)) / 2),
         ("select, recv, send", lambda: bench.system_calls(BUY, told)),
