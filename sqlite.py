@@ -103,10 +103,11 @@ class SQLite(Storage):
 
     def _select(self, sql, nickname):
         try:
-            # All rows: a SELECT that is not at its end would keep an older state in the log.
+            # All rows: a SELECT that is not at its end keeps the write-ahead log from starting anew.
             rows = self._cursor.execute(sql, (nickname,)).fetchall()
             return rows[0] if rows else None
         except STORAGE_ERRORS as error:
+            self._cursor = self.database.cursor()       # the SELECT of the other is not at its end
             self._end_reading()
             if "decode" in repr(error):         # sqlite3 has no class of its own for broken text
                 raise UnusableRow()
