@@ -100,6 +100,7 @@ class PostgreSQL(Storage):
         self._key_hashes = {}           # nickname -> hash or None, of those read for a login
         self._locks = NicknameLocks(self._run)
         self._is_blocked = False        # whether a lock outlasted BUSY_SECONDS, until a save
+        self._stream_numbers = itertools.count()    # in the names of cursors
 
     # --- for a server: opening ----------------------------------------------------------------
 
@@ -360,8 +361,9 @@ class PostgreSQL(Storage):
         return self.database.execute_sql(sql.replace("?", "%s"), parameters)
 
     def stream(self, sql):
-        self.query("CLOSE ALL; DECLARE stream NO SCROLL CURSOR FOR " + sql)
-        fetch = iter(lambda: self.query("FETCH 10000 FROM stream").fetchall(), [])
+        name = "stream_%d" % next(self._stream_numbers)
+        self.query("DECLARE %s NO SCROLL CURSOR FOR %s" % (name, sql))
+        fetch = iter(lambda: self.query("FETCH 10000 FROM " + name).fetchall(), [])
         return itertools.chain.from_iterable(fetch)
 
     def begin_reading(self, progress):

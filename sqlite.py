@@ -8,6 +8,7 @@ from __future__ import unicode_literals
 
 import contextlib
 import errno
+import itertools
 import os
 import sqlite3
 import stat
@@ -16,7 +17,7 @@ import time
 import peewee
 
 from checkpoint import Checkpointer
-from constants import BUSY_SECONDS, COMMAND_BUSY_SECONDS, PAGE_SIZE, WAL_LARGE
+from constants import BUSY_SECONDS, COMMAND_BUSY_SECONDS, PAGE_SIZE, STREAM_ROWS, WAL_LARGE
 from files import FilesInUse, HeldFiles, conflict, orphaned_log
 from models import TABLES, Account, Trade
 from schema import check_schema, create_command, create_tables, is_outdated
@@ -98,7 +99,7 @@ class SQLite(Storage):
         try:
             return self.database.cursor().execute(sql, (nickname,)).fetchone()
         except STORAGE_ERRORS as error:
-            if "decode" in repr(error):         # sqlite3 has no class of its own for broken text
+            if _is_broken_text(error):
                 raise UnusableRow()
             raise
 
@@ -244,7 +245,37 @@ class SQLite(Storage):
         return self.database.execute_sql(sql, parameters)
 
     def stream(self, sql):
-        return self.query(sql)
+        return itertools.chain.from_iterable(self._blocks(sql))
+
+    def _blocks(self, sql):
+        """Yield the rows of a SELECT in blocks.
+
+        `sqlite3` decodes the text itself, in half the time of `_decode`, as long as none is broken.
+        The statement then begins again, and has the same rows: it reads in a transaction.
+        """
+        count = 0
+        try:
+            with self._decoding_fast():
+                cursor = self.query(sql)
+            while True:
+                with self._decoding_fast():
+                    block = cursor.fetchmany(STREAM_ROWS)
+                if not block:
+                    return
+                yield block
+                count += len(block)
+        except STORAGE_ERRORS as error:
+            if not _is_broken_text(error):
+                raise
+        yield itertools.islice(self.query(sql), count, None)
+
+    @contextlib.contextmanager
+    def _decoding_fast(self):
+        self.database.connection().text_factory = Text
+        try:
+            yield
+        finally:
+            self.database.connection().text_factory = _decode
 
     def begin_reading(self, progress):
         # SQLite calls this from inside a long statement, which also lets Ctrl-C take effect.
@@ -340,6 +371,11 @@ def _decode(data):
         return data.decode("utf-8")
     except UnicodeError:
         return BrokenText(data.decode("utf-8", "replace"))
+
+
+def _is_broken_text(error):
+    """Return whether one of STORAGE_ERRORS tells of text that is not UTF-8."""
+    return "decode" in repr(error)              # sqlite3 has no class of its own for it
 
 
 def _check_accounts(storage):
