@@ -17,6 +17,7 @@ ACCOUNTS = "SELECT id, nickname, items, credits FROM account ORDER BY id"
 CHANGES = ("SELECT account_id, id, what, item, price, credits, time FROM trade "
            "ORDER BY account_id, id")
 
+PURCHASE, SALE = Trade.PURCHASE, Trade.SALE     # quicker to read than an attribute of a model
 END = (object(),)               # stands for a row after the last one, of no account
 
 
@@ -69,25 +70,38 @@ def _replay(account, change, changes):
 
     `change` is its first row, if it has one, and `changes` the rows after that.
     """
-    account_id, nickname, stored_items, stored_credits = account
+    account_id, nickname, _, _ = account
     problems, credits, items = [], None, []
     if not isinstance(nickname, Text) or not nickname:
         problems.append("its nickname is no text")
-    while change[0] == account_id:
-        _, _, kind, item, price, after, time = change
-        # Most rows are purchases and sales without a problem: a short way for these, for speed.
-        is_trade = (type(price) is type(after) is type(time) is int
-                    and type(item) is type(kind) is Text
-                    and item != "" and price > 0 and after >= 0 and credits is not None)
-        if is_trade and kind == Trade.PURCHASE and after == credits - price and item not in items:
-            items.append(item)
-            credits = after
-        elif is_trade and kind == Trade.SALE and after == credits + price and item in items:
-            items.remove(item)
-            credits = after
-        else:
+    if change[0] == account_id:
+        credits, items = _apply(change, credits, items, problems)
+        for change in changes:
+            owner, _, kind, item, price, after, time = change
+            if owner != account_id:
+                break
+            # Most rows are purchases and sales without a problem: a short way for these, for speed.
+            if (type(price) is type(after) is type(time) is int and price > 0 <= after
+                    and type(item) is type(kind) is Text and item and credits is not None):
+                if kind == PURCHASE and after == credits - price and item not in items:
+                    items.append(item)
+                    credits = after
+                    continue
+                if kind == SALE and after == credits + price and item in items:
+                    items.remove(item)
+                    credits = after
+                    continue
             credits, items = _apply(change, credits, items, problems)
-        change = next(changes, END)
+        else:
+            change = END
+    return problems + _compare(account, credits, items), change
+
+
+def _compare(account, credits, items):
+    """Return what differs between an account and what its ledger gives: credits, which are None
+    without an opening, and a list of items."""
+    problems = []
+    _, _, stored_items, stored_credits = account
     if credits is None:
         problems.append("it has no opening in the ledger")
     elif stored_credits != credits or not isinstance(stored_credits, int):
@@ -96,30 +110,33 @@ def _replay(account, change, changes):
     if not isinstance(stored_items, Text) or stored_items != ",".join(items):
         problems.append("its items are %s, by the ledger they should be %s"
                         % (show(stored_items), quote(",".join(items))))
-    return problems, change
+    return problems
 
 
 def _apply(change, credits, items, problems):
-    """Apply any row to an account; returns its credits, None before its first row, and its items.
+    """Return the credits and the items of an account after any row of its ledger.
 
-    What is wrong with the row is added to the problems.
+    `credits` are None before its opening. What is wrong with the row is added to `problems`.
     """
-    _, id, kind, item, price, credits_afterwards, _ = change
-    row = "row %d of the ledger" % id
+    _, id, kind, item, price, after, _ = change
     if not _is_valid_change(change):
-        problems.append("%s is none that the shop writes" % row)
+        problems.append("row %d of the ledger is none that the shop writes" % id)
         return credits, items
-    if (kind == Trade.OPENING) != (credits is None):
-        problems.append("%s is %s opening" % (row, "no" if credits is None else "another"))
     if kind == Trade.OPENING:
-        return credits_afterwards, item.split(",") if item else []
-    credits = (credits or 0) + (-price if kind == Trade.PURCHASE else price)
+        if credits is not None:
+            problems.append("row %d of the ledger is another opening" % id)
+        return after, item.split(",") if item else []
+    if credits is None:
+        problems.append("row %d of the ledger is no opening" % id)
+        credits = 0
     problem = _move_item(kind, item, items)
     if problem:
-        problems.append(row + problem)
-    if credits != credits_afterwards:
-        problems.append("%s should have %d credits, it has %d" % (row, credits, credits_afterwards))
-    return credits_afterwards, items
+        problems.append("row %d of the ledger%s" % (id, problem))
+    credits += -price if kind == Trade.PURCHASE else price
+    if credits != after:
+        problems.append("row %d of the ledger should have %d credits, it has %d"
+                        % (id, credits, after))
+    return after, items
 
 
 def _move_item(kind, item, items):
@@ -147,8 +164,10 @@ def _is_valid_change(row):
         return False
     if credits < 0:
         return False
+    if kind == Trade.OPENING:
+        return price == 0
     if kind in (Trade.PURCHASE, Trade.SALE):
         return item != "" and price > 0
     if kind == Trade.GIFT:
         return item != "" and price == 0
-    return kind == Trade.OPENING and price == 0 or kind == Trade.GRANT and item == ""
+    return kind == Trade.GRANT and item == ""
