@@ -156,6 +156,35 @@ def test_row_that_the_shop_never_writes_is_a_problem(columns):
     assert found[0] == 'account "ann": row 2 of the ledger is none that the shop writes'
 
 
+@pytest.mark.parametrize("wrong", [
+    change(1, 5, "purchase", "bow", 0, 475), change(1, 5, "purchase", "bow", -5, 480),
+    change(1, 5, "purchase", "bow", 500, -25), change(1, 5, "purchase", "", 5, 470),
+    change(1, 5, "sale", "potion", 0, 475), change(1, 5, "sale", "potion", -5, 470)])
+def test_row_that_the_shop_never_writes_is_a_problem_where_the_credits_add_up(wrong):
+    assert problems(ANN, OPENING, SWORD, POTION, SALE, wrong) == [
+        'account "ann": row 5 of the ledger is none that the shop writes']
+
+
+def test_rows_after_an_opening_that_the_shop_never_writes_have_none():
+    found = problems(ANN, replaced(OPENING, price=1), SWORD, POTION, SALE)
+    assert found == ['account "ann": ' + problem for problem in [
+        "row 1 of the ledger is none that the shop writes", "row 2 of the ledger is no opening",
+        "row 2 of the ledger should have -200 credits, it has 300"]]
+
+
+@pytest.mark.parametrize("wrong, problem", [
+    (change(1, 5, "sale", "bow", 5, 480), 'row 5 of the ledger sells "bow", which was not owned'),
+    (change(1, 5, "sale", "potion", 25, 480),
+     "row 5 of the ledger should have 500 credits, it has 480"),
+    (change(1, 5, "purchase", "potion", 25, 450),
+     'row 5 of the ledger buys "potion", which was owned'),
+    (change(1, 5, "purchase", "bow", 25, 470),
+     "row 5 of the ledger should have 450 credits, it has 470")])
+def test_trade_with_one_problem_has_no_other(wrong, problem):
+    found = problems(ANN, OPENING, SWORD, POTION, SALE, wrong)
+    assert found[0] == 'account "ann": ' + problem and "row " not in "".join(found[1:])
+
+
 @pytest.mark.parametrize("credits, shown", [
     ("many", '"many"'), ("\x1b[31mred", '"\\u001b[31mred"'), (None, "None"), (475.0, "475.0"),
     ("475", '"475"')])
@@ -170,23 +199,25 @@ def test_items_that_are_no_text_are_a_problem():
     assert problem.endswith(', by the ledger they should be "potion"')
 
 
-# The order in which databases sort ids: NULL, numbers, text, bytes.
-BEFORE_ANN = [(None, "None"), (-1.5, "-1.5"), (0, "0")]
-AFTER_ANN = [(1.5, "1.5"), (7, "7"), ("x", '"x"'), (b"\xff", "%r" % b"\xff")]
+# As SQLite sorts them; PostgreSQL has whole numbers only.
+IDS = [None, -1.5, 0, 1, 1.5, 7, "w", "x", b"\xfe", b"\xff"]
+SHOWN = ["None", "-1.5", "0", "1", "1.5", "7", '"w"', '"x"', "%r" % b"\xfe", "%r" % b"\xff"]
 
 
-def test_ledger_of_no_account_is_a_problem_for_each_row():
-    """Wherever the rows are among those of accounts, all of which have none left over."""
-    orphans = [[change(id, row, "opening", "", 0, 0) for row in (5, 6)]
-               for id, _ in BEFORE_ANN + AFTER_ANN]
-    before, after = (sum(rows, []) for rows in (orphans[:3], orphans[3:]))
-    changes = before + [OPENING, SWORD, POTION, SALE] + after
+@pytest.mark.parametrize("place", range(len(IDS)))
+def test_ledger_of_no_account_is_a_problem_for_each_row(place):
+    """Wherever its rows are; the account between them is without a problem."""
     expected = [["row 5 of the ledger is of account %s, which is not there" % shown,
                  "row 6 of the ledger is of account %s, which is not there" % shown]
-                for _, shown in BEFORE_ANN + AFTER_ANN]
-    expected.insert(len(BEFORE_ANN), [])
-    assert list(ledger.find_differences([ANN], changes)) == expected
-    assert list(ledger.find_differences([], before + after)) == expected[:3] + expected[4:]
+                for shown in SHOWN]
+    changes = [change(id, row, "opening", "", 0, 0) for id in IDS for row in (5, 6)]
+    assert list(ledger.find_differences([], changes)) == expected
+    changes[2 * place:2 * place + 2] = [change(IDS[place], 5, "opening", "", 0, 0)]
+    expected[place] = []
+    assert list(ledger.find_differences([account(IDS[place], "ann", 0)], changes)) == expected
+    del changes[2 * place]
+    expected[place] = ['account "ann": it has no opening in the ledger']
+    assert list(ledger.find_differences([account(IDS[place], "ann", 0)], changes)) == expected
 
 
 def test_account_without_a_ledger_between_others_leaves_them_their_rows():
