@@ -245,38 +245,7 @@ class SQLite(Storage):
         return self.database.execute_sql(sql, parameters)
 
     def stream(self, sql):
-        return itertools.chain.from_iterable(self._blocks(sql))
-
-    def _blocks(self, sql):
-        """Yield the rows of a SELECT in blocks, also those before an error.
-
-        `sqlite3` decodes the text itself, faster than `_decode`, until it meets broken text. Then
-        the statement begins again: in its transaction it returns the same rows.
-        """
-        cursor, error, count = None, None, 0
-        while error is None:
-            block = []
-            try:
-                with self._fast_decoding():
-                    cursor = cursor or self.query(sql)
-                    block.extend(itertools.islice(cursor, STREAM_ROWS))
-            except STORAGE_ERRORS as caught:
-                error = caught
-            yield block
-            count += len(block)
-            if not block and error is None:
-                return
-        if not _is_broken_text(error):
-            raise error
-        yield itertools.islice(self.query(sql), count, None)
-
-    @contextlib.contextmanager
-    def _fast_decoding(self):
-        self.database.connection().text_factory = Text
-        try:
-            yield
-        finally:
-            self.database.connection().text_factory = _decode
+        return itertools.chain.from_iterable(_blocks(self.database, sql))
 
     def begin_reading(self, progress):
         # SQLite calls this from inside a long statement, which also lets Ctrl-C take effect.
@@ -372,6 +341,40 @@ def _decode(data):
         return data.decode("utf-8")
     except UnicodeError:
         return BrokenText(data.decode("utf-8", "replace"))
+
+
+def _blocks(database, sql):
+    """Yield the rows of a SELECT in blocks, also those before an error.
+
+    `sqlite3` decodes the text itself, faster than `_decode`, until it meets broken text. Then the
+    statement begins again: in one transaction it returns the same rows.
+    """
+    cursor, error, count = None, None, 0
+    while error is None:
+        block = []
+        try:
+            with _fast_decoding(database.connection()):
+                cursor = cursor or database.execute_sql(sql)
+                block.extend(itertools.islice(cursor, STREAM_ROWS))
+        except STORAGE_ERRORS as caught:
+            error = caught
+        yield block
+        count += len(block)
+        if not block and error is None:
+            return
+    if not _is_broken_text(error):
+        raise error
+    yield itertools.islice(database.execute_sql(sql), count, None)
+
+
+@contextlib.contextmanager
+def _fast_decoding(connection):
+    """A context in which broken text is an error; statements outside may run between the blocks."""
+    connection.text_factory = Text
+    try:
+        yield
+    finally:
+        connection.text_factory = _decode
 
 
 def _is_broken_text(error):
