@@ -50,7 +50,9 @@ def _problems(storage, progress, accounts):
         yield ("a key belongs to account %d, which is not there" % id if nickname is None else
                "account %s: the hash of its key is none that the shop writes" % quote(nickname))
     progress.stage("sorting the ledger")
-    for number, problems in enumerate(ledger.find_differences(storage.stream(ledger.ROWS))):
+    differences = ledger.find_differences(storage.stream(ledger.ACCOUNTS),
+                                          storage.stream(ledger.CHANGES))
+    for number, problems in enumerate(differences):
         progress.advance("replaying the ledger", number, accounts)
         for problem in problems:
             yield problem

@@ -118,6 +118,8 @@ WAL_LARGE = 4 * WAL_SIZE      # bytes of its file from which on a thread makes t
 WAL_REST = 262144             # bytes that the thread leaves to the loop, which copies them in 2 ms
 WAL_STEP = 32 * 1024 * 1024   # bytes by which a large file shrinks at once, in some 20 ms
 
+STREAM_ROWS = 500             # that a command reads from a file at once: many, for speed, in 200 KB
+
 # --- copying a database -----------------------------------------------------------------------
 
 COPY_ROWS = 5000              # read, checked and written at once, in some 30 ms: fast, and little

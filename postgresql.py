@@ -68,6 +68,8 @@ _PROTECT = """,
 _RETURN = """
     SELECT * FROM stored"""
 
+_stream_numbers = itertools.count()
+
 
 class PostgreSQL(Storage):
     """The accounts in one database; see `Storage` for what each method does."""
@@ -373,15 +375,21 @@ class PostgreSQL(Storage):
         return self.database.execute_sql(sql.replace("?", "%s"), parameters)
 
     def stream(self, sql):
-        self.query("CLOSE ALL; DECLARE stream NO SCROLL CURSOR FOR " + sql)
-        fetch = iter(lambda: self.query("FETCH 10000 FROM stream").fetchall(), [])
-        return itertools.chain.from_iterable(fetch)
+        return _stream(self.query, sql)
 
     def begin_reading(self, progress):
         self.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
 
     def copy_to(self, path, progress):
         self._connector.dump(path)
+
+
+def _stream(query, sql):
+    """Return the rows of a SELECT one by one, fetched in blocks; `query` executes a statement."""
+    cursor = "stream_%d" % next(_stream_numbers)        # several are read at once
+    query("DECLARE %s NO SCROLL CURSOR FOR %s" % (cursor, sql))
+    fetch = iter(lambda: query("FETCH 10000 FROM " + cursor).fetchall(), [])
+    return itertools.chain.from_iterable(fetch)
 
 
 def _save_parameters(accounts, rows, ledger):

@@ -8,6 +8,7 @@ from __future__ import unicode_literals
 
 import contextlib
 import errno
+import itertools
 import os
 import sqlite3
 import stat
@@ -16,7 +17,7 @@ import time
 import peewee
 
 from checkpoint import Checkpointer
-from constants import BUSY_SECONDS, COMMAND_BUSY_SECONDS, PAGE_SIZE, WAL_LARGE
+from constants import BUSY_SECONDS, COMMAND_BUSY_SECONDS, PAGE_SIZE, STREAM_ROWS, WAL_LARGE
 from files import FilesInUse, HeldFiles, conflict, orphaned_log
 from models import TABLES, Account, Trade
 from schema import check_schema, create_command, create_tables, is_outdated
@@ -109,7 +110,7 @@ class SQLite(Storage):
         except STORAGE_ERRORS as error:
             self._cursor = self.database.cursor()       # the SELECT of the other is not at its end
             self._end_reading()
-            if "decode" in repr(error):         # sqlite3 has no class of its own for broken text
+            if _is_broken_text(error):
                 raise UnusableRow()
             raise
 
@@ -264,7 +265,7 @@ class SQLite(Storage):
         return self.database.execute_sql(sql, parameters)
 
     def stream(self, sql):
-        return self.query(sql)
+        return itertools.chain.from_iterable(_blocks(self.database, sql))
 
     def begin_reading(self, progress):
         # SQLite calls this from inside a long statement, which also lets Ctrl-C take effect.
@@ -360,6 +361,45 @@ def _decode(data):
         return data.decode("utf-8")
     except UnicodeError:
         return BrokenText(data.decode("utf-8", "replace"))
+
+
+def _blocks(database, sql):
+    """Yield the rows of a SELECT in blocks, also those before an error.
+
+    `sqlite3` decodes the text itself, faster than `_decode`, until it meets broken text. Then the
+    statement begins again: in one transaction it returns the same rows.
+    """
+    cursor, error, count = None, None, 0
+    while error is None:
+        block = []
+        try:
+            with _fast_decoding(database.connection()):
+                cursor = cursor or database.execute_sql(sql)
+                block.extend(itertools.islice(cursor, STREAM_ROWS))
+        except STORAGE_ERRORS as caught:
+            error = caught
+        yield block
+        count += len(block)
+        if not block and error is None:
+            return
+    if not _is_broken_text(error):
+        raise error
+    yield itertools.islice(database.execute_sql(sql), count, None)
+
+
+@contextlib.contextmanager
+def _fast_decoding(connection):
+    """A context in which broken text is an error; statements outside may run between the blocks."""
+    connection.text_factory = Text
+    try:
+        yield
+    finally:
+        connection.text_factory = _decode
+
+
+def _is_broken_text(error):
+    """Return whether one of STORAGE_ERRORS tells of text that is not UTF-8."""
+    return "decode" in repr(error)              # sqlite3 has no class of its own for it
 
 
 def _check_accounts(storage):

@@ -164,7 +164,10 @@ class Storage(object):
         raise NotImplementedError()
 
     def stream(self, sql):
-        """Return the rows of a SELECT after `begin_reading` one by one, in constant memory."""
+        """Return the rows of a SELECT after `begin_reading` one by one, in constant memory.
+
+        Several streams can be read in turn.
+        """
         raise NotImplementedError()
 
     def begin_reading(self, progress):

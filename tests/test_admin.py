@@ -18,7 +18,7 @@ from conftest import (CHEAP, PATIENCE, ROOT, Peer, account_rows, audit, both, en
 import admin_database
 import db
 import progress
-from constants import ITEMS, MAX_CREDITS, MAX_REASON, VERSION
+from constants import ITEMS, MAX_CREDITS, MAX_REASON, STREAM_ROWS, VERSION
 
 COMMANDS = ("verify", "history", "show", "backup", "copy", "give", "grant", "unprotect", "stats",
             "players", "kick")
@@ -317,6 +317,27 @@ def test_verify_reports_a_wrong_order_of_items(played, outside, directory, datab
     outside.execute("UPDATE account SET items = 'torch,potion' WHERE nickname = 'ann'")
     status, out, _ = run("verify", cwd=directory, LAVKA_DATABASE=database)
     assert status == 1 and '"torch,potion", by the ledger they should be "potion,torch"' in out
+
+
+def test_verify_reads_on_after_broken_text(outside, database):
+    """Broken text makes the reading of its table begin again; each problem is reported once."""
+    number = 2 * STREAM_ROWS
+    open_accounts(outside, number + 1)
+    for id in (1, number - 1, number + 1):
+        outside.execute("UPDATE account SET credits = 7 WHERE id = %d" % id)
+    for damage in ("UPDATE account SET nickname = CAST(x'61ff' AS TEXT)",
+                   "UPDATE trade SET what = CAST(x'61ff' AS TEXT)",
+                   "UPDATE account SET items = CAST(x'61ff' AS TEXT)"):
+        outside.execute("%s WHERE id = %d" % (damage, number))
+        status, out = verify(database)
+        lines = out.splitlines()
+        assert status == 1 and lines[-1].endswith("problems: %d" % (len(lines) - 1))
+        assert [line for line in lines if line.endswith("7 credits, by the ledger it should have "
+                                                        "100")] == lines[:2] + lines[-2:-1]
+    assert lines[2:-2] == [
+        'account "a\ufffd": row %d of the ledger is none that the shop writes' % number,
+        'account "a\ufffd": it has no opening in the ledger',
+        'account "a\ufffd": its items are "a\ufffd", by the ledger they should be ""']
 
 
 def test_verify_reports_a_damaged_file(shop, database, directory):

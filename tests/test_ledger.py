@@ -5,23 +5,30 @@ from __future__ import unicode_literals
 import pytest
 
 import ledger
+from sqlite import BrokenText
 
 TIME = 1767323045
 
 
 def account(id, nickname, credits, items=""):
-    """Return the row of an account, as `ledger.ROWS` selects it."""
-    return id, 0, 0, nickname, items, 0, credits, 0
+    """Return the row of an account, as `ledger.ACCOUNTS` selects it."""
+    return id, nickname, items, credits
 
 
 def change(account_id, id, kind, item, price, credits, time=TIME):
-    """Return a row of the ledger, as `ledger.ROWS` selects it."""
-    return account_id, 1, id, kind, item, price, credits, time
+    """Return a row of the ledger, as `ledger.CHANGES` selects it."""
+    return account_id, id, kind, item, price, credits, time
+
+
+def is_account(row):
+    return len(row) == 4
 
 
 def problems(*rows):
-    """Return the problems of all accounts in one list."""
-    return [problem for found in ledger.find_differences(rows) for problem in found]
+    """Return the problems of all accounts in one list, given the rows of both tables."""
+    accounts = [row for row in rows if is_account(row)]
+    changes = [row for row in rows if not is_account(row)]
+    return [problem for found in ledger.find_differences(accounts, changes) for problem in found]
 
 
 # Ann has bought a sword and a potion and sold the sword.
@@ -34,14 +41,15 @@ SALE = change(1, 4, "sale", "sword", 200, 475)
 
 def replaced(row, **columns):
     """Return the row with other values in some columns."""
-    names = ("account_id", "is_change", "id", "kind", "item", "price", "credits", "time")
+    names = (("id", "nickname", "items", "credits") if is_account(row) else
+             ("account_id", "id", "kind", "item", "price", "credits", "time"))
     return tuple(columns.get(name, value) for name, value in zip(names, row))
 
 
 # --- histories without a problem ------------------------------------------------------------------
 
 def test_empty_database_has_no_accounts():
-    assert list(ledger.find_differences([])) == []
+    assert list(ledger.find_differences([], [])) == []
 
 
 def test_opening_gives_credits_and_items():
@@ -86,14 +94,15 @@ def test_rows_are_read_lazily_and_each_account_gets_a_list():
     taken = []
 
     def rows():
-        for row in (ANN, OPENING, account(2, "bob", 0), change(2, 5, "opening", "", 0, 0)):
+        for row in (OPENING, change(2, 5, "opening", "", 0, 0), change(3, 6, "opening", "", 0, 0)):
             taken.append(row)
             yield row
 
-    results = ledger.find_differences(rows())
+    results = ledger.find_differences(iter([ANN, account(2, "bob", 0)]), rows())
     assert len(next(results)) == 2              # credits and items
-    assert len(taken) == 3                      # up to the next account
+    assert len(taken) == 2                      # up to the next account
     assert next(results) == []
+    assert next(results) == ["row 6 of the ledger is of account 3, which is not there"]
     assert next(results, None) is None
 
 
@@ -102,7 +111,7 @@ def test_rows_are_read_lazily_and_each_account_gets_a_list():
 @pytest.mark.parametrize("rows, expected", [
     ([replaced(ANN, credits=999), OPENING, SWORD, POTION, SALE],
      ["it has 999 credits, by the ledger it should have 475"]),
-    ([replaced(ANN, item="horse"), OPENING, SWORD, POTION, SALE],
+    ([replaced(ANN, items="horse"), OPENING, SWORD, POTION, SALE],
      ['its items are "horse", by the ledger they should be "potion"']),
     ([account(1, "ann", 275, "potion,sword"), OPENING, SWORD, POTION],
      ['its items are "potion,sword", by the ledger they should be "sword,potion"']),
@@ -138,10 +147,42 @@ def test_nickname_that_is_no_text_is_a_problem(nickname):
     {"item": ""}, {"item": b"\x00"}, {"item": None}, {"item": 1},
     {"kind": "gift"}, {"kind": b"\xff"}, {"kind": None}, {"kind": "grant"}, {"kind": "opening"},
     {"credits": -1}, {"credits": "300"}, {"credits": 300.0},
-    {"time": "yesterday"}, {"time": None}, {"time": 1.5}])
+    {"time": "yesterday"}, {"time": None}, {"time": 1.5},
+    # Equal to what the shop writes, but of another type.
+    {"price": 200.0}, {"time": float(TIME)}, {"item": BrokenText("sword")},
+    {"kind": BrokenText("purchase")}])
 def test_row_that_the_shop_never_writes_is_a_problem(columns):
     found = problems(ANN, OPENING, replaced(SWORD, **columns))
     assert found[0] == 'account "ann": row 2 of the ledger is none that the shop writes'
+
+
+@pytest.mark.parametrize("wrong", [
+    change(1, 5, "purchase", "bow", 0, 475), change(1, 5, "purchase", "bow", -5, 480),
+    change(1, 5, "purchase", "bow", 500, -25), change(1, 5, "purchase", "", 5, 470),
+    change(1, 5, "sale", "potion", 0, 475), change(1, 5, "sale", "potion", -5, 470)])
+def test_row_that_the_shop_never_writes_is_a_problem_where_the_credits_add_up(wrong):
+    assert problems(ANN, OPENING, SWORD, POTION, SALE, wrong) == [
+        'account "ann": row 5 of the ledger is none that the shop writes']
+
+
+def test_rows_after_an_opening_that_the_shop_never_writes_have_none():
+    found = problems(ANN, replaced(OPENING, price=1), SWORD, POTION, SALE)
+    assert found == ['account "ann": ' + problem for problem in [
+        "row 1 of the ledger is none that the shop writes", "row 2 of the ledger is no opening",
+        "row 2 of the ledger should have -200 credits, it has 300"]]
+
+
+@pytest.mark.parametrize("wrong, problem", [
+    (change(1, 5, "sale", "bow", 5, 480), 'row 5 of the ledger sells "bow", which was not owned'),
+    (change(1, 5, "sale", "potion", 25, 480),
+     "row 5 of the ledger should have 500 credits, it has 480"),
+    (change(1, 5, "purchase", "potion", 25, 450),
+     'row 5 of the ledger buys "potion", which was owned'),
+    (change(1, 5, "purchase", "bow", 25, 470),
+     "row 5 of the ledger should have 450 credits, it has 470")])
+def test_trade_with_one_problem_has_no_other(wrong, problem):
+    found = problems(ANN, OPENING, SWORD, POTION, SALE, wrong)
+    assert found[0] == 'account "ann": ' + problem and "row " not in "".join(found[1:])
 
 
 @pytest.mark.parametrize("credits, shown", [
@@ -153,17 +194,37 @@ def test_credits_that_are_no_number_are_a_problem_shown_escaped(credits, shown):
 
 
 def test_items_that_are_no_text_are_a_problem():
-    problem, = problems(replaced(ANN, item=b"potion"), OPENING, SWORD, POTION, SALE)
+    problem, = problems(replaced(ANN, items=b"potion"), OPENING, SWORD, POTION, SALE)
     assert problem.startswith('account "ann": its items are ')
     assert problem.endswith(', by the ledger they should be "potion"')
 
 
-@pytest.mark.parametrize("id, shown", [(7, "7"), (None, "None"), ("x", '"x"'), (1.5, "1.5")])
-def test_ledger_of_no_account_is_a_problem_for_each_row(id, shown):
-    assert problems(replaced(OPENING, account_id=id), replaced(SWORD, account_id=id), ANN,
-                    OPENING, SWORD, POTION, SALE) == [
-        "row 1 of the ledger is of account %s, which is not there" % shown,
-        "row 2 of the ledger is of account %s, which is not there" % shown]
+# As SQLite sorts them; PostgreSQL has whole numbers only.
+IDS = [None, -1.5, 0, 1, 1.5, 7, "w", "x", b"\xfe", b"\xff"]
+SHOWN = ["None", "-1.5", "0", "1", "1.5", "7", '"w"', '"x"', "%r" % b"\xfe", "%r" % b"\xff"]
+
+
+@pytest.mark.parametrize("place", range(len(IDS)))
+def test_ledger_of_no_account_is_a_problem_for_each_row(place):
+    """Wherever its rows are; the account between them is without a problem."""
+    expected = [["row 5 of the ledger is of account %s, which is not there" % shown,
+                 "row 6 of the ledger is of account %s, which is not there" % shown]
+                for shown in SHOWN]
+    changes = [change(id, row, "opening", "", 0, 0) for id in IDS for row in (5, 6)]
+    assert list(ledger.find_differences([], changes)) == expected
+    changes[2 * place:2 * place + 2] = [change(IDS[place], 5, "opening", "", 0, 0)]
+    expected[place] = []
+    assert list(ledger.find_differences([account(IDS[place], "ann", 0)], changes)) == expected
+    del changes[2 * place]
+    expected[place] = ['account "ann": it has no opening in the ledger']
+    assert list(ledger.find_differences([account(IDS[place], "ann", 0)], changes)) == expected
+
+
+def test_account_without_a_ledger_between_others_leaves_them_their_rows():
+    eve = account(2, "eve", 7)
+    bob = account(3, "bob", 0), change(3, 5, "opening", "", 0, 0)
+    assert problems(account(1, "ann", 500), OPENING, eve, *bob) == [
+        'account "eve": it has no opening in the ledger']
 
 
 def test_row_of_another_account_is_a_problem_of_both():

@@ -16,9 +16,10 @@ from conftest import (CHEAP, ROOT, account_rows, audit, environment, ledger_rows
                       run_program)
 
 import db
-from constants import PAGE_SIZE, WAL_SIZE
+from constants import PAGE_SIZE, STREAM_ROWS, WAL_SIZE
 from files import HeldFiles
-from sqlite import SQLite
+from progress import Progress
+from sqlite import BrokenText, SQLite
 from storage import CannotOpen
 
 
@@ -27,6 +28,55 @@ def why_not_open(path):
     with pytest.raises(CannotOpen) as caught:
         db.Shop(path)
     return "%s" % caught.value
+
+
+# --- streams --------------------------------------------------------------------------------------
+
+NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000) SELECT "
+BROKEN = "CAST(x'61ff' AS TEXT)"
+
+
+@pytest.fixture
+def reading(shop, database):
+    """A storage that reads one state of the database."""
+    storage = SQLite(database)
+    with storage.reading():
+        storage.begin_reading(Progress("reading"))
+        yield storage
+
+
+@pytest.mark.parametrize("place", [1, 2, STREAM_ROWS, STREAM_ROWS + 1, 2000])
+def test_stream_has_each_row_once_whatever_text_is_broken(reading, place):
+    rows = list(reading.stream(
+        NUMBERS + "i, CASE i WHEN %d THEN %s ELSE 'text' END FROM n" % (place, BROKEN)))
+    assert [number for number, _ in rows] == list(range(1, 2001))
+    assert [text for _, text in rows] == ["text"] * (place - 1) + ["a\ufffd"] + ["text"] * (
+        2000 - place)
+    assert type(rows[place - 1][1]) is BrokenText
+
+
+def test_stream_has_the_rows_before_an_error(reading):
+    rows, failures = [], []
+
+    def fail_once(number):
+        if number == 700 and not failures:
+            failures.append(number)
+            raise ValueError()
+        return number
+
+    reading.database.connection().create_function("fail_once", 1, fail_once)
+    with pytest.raises(sqlite3.Error):
+        for row in reading.stream(NUMBERS + "fail_once(i) FROM n"):
+            rows.append(row)
+    assert rows in ([(i,) for i in range(1, 700)],
+                    [(i,) for i in range(1, 699)])      # before 3.10, sqlite3 reads a row ahead
+
+
+def test_broken_text_is_read_beside_streams(reading):
+    streams = [reading.stream(NUMBERS + "i, 'text' FROM n") for _ in range(2)]
+    for _ in range(2):
+        assert [next(stream) for stream in streams] in ([(1, "text")] * 2, [(2, "text")] * 2)
+        assert reading.query("SELECT " + BROKEN).fetchone() == ("a\ufffd",)
 
 
 # --- pragmas and transactions ---------------------------------------------------------------------
