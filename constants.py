@@ -67,11 +67,13 @@ PORT_ATTEMPTS = 10            # to find a port that is free on every address of 
 LISTEN_QUEUE = 1024           # connections that the kernel completes before they are accepted; a
                               # login storm comes at once
 ACCEPT_BATCH = 64             # connections accepted in one poll, so that players need not wait
+READ_BATCH = 256              # connections read in one poll: a crowd that asks all at once is not all
+                              # in memory, nor served in one tick
 RECV_SIZE = 16384             # bytes read from a connection in one poll; more made no ping faster
 REQUEST_QUANTUM = 64          # requests of one connection in a tick: pipelining slows nobody else
 PARSE_BATCH = 4096            # requests parsed, in some 10 ms, before the first is applied
-TICK_SECONDS = 0.1            # time budget for requests in a tick; connections not served go first
-                              # in the next; bounds what a stop waits for
+TICK_SECONDS = 0.04           # time budget for requests in a tick, which with its commit takes less
+                              # than 50 ms then; connections not served go first in the next
 POLLS_PER_COMMIT = 3          # polls in a tick while there is something to commit: one fsync for
                               # all that they bring; not more, or their replies come late
 PLAYERS_PAGE = 250            # players told in one reply, in some 5 ms: all others wait meanwhile
@@ -81,8 +83,8 @@ HIGH_WATER = 262144           # unsent bytes at which a connection is no longer 
 # --- the statistics (seconds) -----------------------------------------------------------------
 
 # Upper bounds of the histograms of commits and ticks. The first four tell a fast disk from a slow
-# one and from a database across a network. The others are where players notice: the time budget of
-# a tick, the busy timeout, and a second.
+# one and from a database across a network. The others are where players notice: a tenth of a
+# second, the busy timeout, and a second.
 HISTOGRAM_BOUNDS = (0.0005, 0.002, 0.005, 0.02, 0.1, 0.25, 1.0)
 
 # --- the log (bytes, or lines where it says so) -----------------------------------------------
@@ -190,7 +192,7 @@ NICKNAME_FREED_SECONDS = 30   # until a nickname whose client vanished is free, 
 # A peer that vanished without a word is noticed after 10 + 3 * 5 = 25 s, under the promised 30;
 # the defaults of Linux are 2 hours and 11 minutes (tcp(7)).
 KEEPALIVE_IDLE_SECONDS = 10
-KEEPALIVE_SPREAD_SECONDS = 5  # earlier a client may be probed, at random: of the probes that follow
+KEEPALIVE_SPREAD_SECONDS = 5  # earlier than others a client is probed: of the probes that follow
                               # a login storm at the same instant, loopback drops those beyond 1,000
 KEEPALIVE_INTERVAL_SECONDS = 5
 KEEPALIVE_PROBES = 3

@@ -3,8 +3,8 @@
 from __future__ import unicode_literals
 
 import errno
+import itertools
 import logging
-import random
 import socket
 import sys
 from collections import Counter, OrderedDict
@@ -32,6 +32,10 @@ class Listener(object):
         self.is_open = True                 # whether further clients are to be accepted
         self.is_registered = False          # whether the loop waits for its sockets
         self.resume_at = -FOREVER           # time at which the pause ends
+        # Of the next client, until it is probed; they take turns, so that a storm is spread.
+        self.idle_seconds = itertools.cycle(range(
+            constants.KEEPALIVE_IDLE_SECONDS - constants.KEEPALIVE_SPREAD_SECONDS,
+            constants.KEEPALIVE_IDLE_SECONDS + 1))
 
     def register(self, selector, now):
         """Register its sockets at the selector while it accepts clients, else unregister them."""
@@ -68,9 +72,7 @@ class Listener(object):
         """Return (socket, address of its peer) of the next client. Raises socket.error."""
         accepted, place = sock.accept()
         if hasattr(socket, "TCP_KEEPIDLE"):
-            earlier = random.randint(0, constants.KEEPALIVE_SPREAD_SECONDS)
-            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE,
-                                constants.KEEPALIVE_IDLE_SECONDS - earlier)
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, next(self.idle_seconds))
         return accepted, place
 
     def log_addresses(self):

@@ -25,7 +25,7 @@ from constants import (BRIEF_LOCK_SECONDS, BUSY_SECONDS, MAX_CLIENTS, RETRY_SECO
 from log import monotonic
 from models import TABLES, Account
 from postgresql_connection import (Connector, array, columns, duplicate_socket,
-                                   is_lock_timeout)
+                                   is_lock_timeout, prepare)
 from postgresql_locks import NicknameLocks
 from schema import check_schema, create_tables, is_outdated
 from storage import STORAGE_ERRORS, CannotOpen, ConnectionLost, Storage, check_usable, describe
@@ -55,7 +55,7 @@ _SAVE = """
     stored AS (SELECT * FROM opened UNION ALL SELECT * FROM saved),
     recorded AS (
         INSERT INTO trade (account_id, time, what, item, price, credits, note)
-        SELECT stored.id, %s, what, item, price, credits, ''
+        SELECT stored.id, %s::bigint, what, item, price, credits, ''
         FROM unnest(%s::text[], %s::text[], %s::text[], %s::bigint[], %s::bigint[])
             WITH ORDINALITY AS change (nickname, what, item, price, credits, number)
         JOIN stored USING (nickname) ORDER BY number)"""
@@ -82,7 +82,7 @@ class PostgreSQL(Storage):
     # A join instead would read all keys, as soon as there are many nicknames.
     ROWS_AND_KEYS = ROWS.replace(
         " FROM", ", (SELECT hash FROM account_key WHERE account_id = id) FROM", 1)
-    SAVE = _BRIEFLY + _SAVE.format("", "")
+    SAVE = _SAVE.format("", "")
     # Leaves out the rows that others have locked. A row that changed before this statement has
     # locked it is compared anew by the UPDATE, as READ COMMITTED has it.
     SAVE_UNLOCKED = _SAVE.format(
@@ -101,6 +101,7 @@ class PostgreSQL(Storage):
         self._prefetched = {}           # nickname -> row, None, or class of what `load` raises
         self._key_hashes = {}           # nickname -> hash or None, of those read for a login
         self._locks = NicknameLocks(self._run)
+        self._prepared = {}             # statement -> SQL that executes it, prepared in this session
         self._is_blocked = False        # whether a lock outlasted BUSY_SECONDS, until a save
 
     # --- for a server: opening ----------------------------------------------------------------
@@ -167,7 +168,7 @@ class PostgreSQL(Storage):
 
     def save(self, rows, ledger, keys):
         try:
-            ids = self._store(self.SAVE, rows, rows, ledger, keys)
+            ids = self._store(self.SAVE, rows, rows, ledger, keys, _BRIEFLY)
         except peewee.PeeweeException as error:
             if not is_lock_timeout(error):
                 raise
@@ -184,15 +185,15 @@ class PostgreSQL(Storage):
             return {account: account.stored for account in conflicts}
         return {account: current.get(account.nickname) for account in conflicts}
 
-    def _store(self, statement, accounts, rows, ledger, keys):
+    def _store(self, statement, accounts, rows, ledger, keys, prefix=""):
         """Store some of the accounts, with their part of the ledger and the keys; return {nickname:
-        id} of those that are stored."""
+        id} of those that are stored. `prefix` is sent with the statement."""
         parameters = _save_parameters(accounts, rows, ledger)
         if keys:
             statement += _PROTECT
             parameters += columns([(account.nickname, key_hash)
                                    for account, key_hash in keys.items()], 2)
-        ids = dict(self._run(statement + _RETURN, *parameters).fetchall())
+        ids = dict(self._run_prepared(statement + _RETURN, parameters, prefix).fetchall())
         self._is_blocked = False
         return ids
 
@@ -206,7 +207,7 @@ class PostgreSQL(Storage):
         # Somebody inserts a new nickname or has locked a key, and no statement can skip it.
         others = [account for account in rows if account.stored is None or account in keys]
         ids.update(_store_in_parts(
-            others, lambda part: self._store(self.SAVE, part, rows, ledger, keys)))
+            others, lambda part: self._store(self.SAVE, part, rows, ledger, keys, _BRIEFLY)))
         return ids
 
     # --- for a server: nicknames --------------------------------------------------------------
@@ -248,6 +249,14 @@ class PostgreSQL(Storage):
                 self._is_blocked = True
             raise
 
+    def _run_prepared(self, statement, parameters, prefix):
+        """Execute a statement that is prepared when the session first needs it."""
+        if statement not in self._prepared:
+            preparing, executing = prepare("save_%d" % len(self._prepared), statement)
+            self._run(prefix + preparing)
+            self._prepared[statement] = executing
+        return self._run(prefix + self._prepared[statement], *parameters)
+
     # --- for the event loop -------------------------------------------------------------------
 
     def on_readable(self):
@@ -288,6 +297,10 @@ class PostgreSQL(Storage):
         """Make this connection's session the one that holds nicknames."""
         self._session = self.query("SELECT pid, backend_start FROM pg_stat_activity "
                                    "WHERE pid = pg_backend_pid()").fetchone()
+        self._prepared = {}
+        # The plan of a prepared statement, made while there were few accounts, has to be good for
+        # many, too: it looks them up.
+        self.query("SET enable_seqscan = off")
         self._locks.begin(*self.query(self._locks.CAPACITY).fetchone())
         self.socket = duplicate_socket(self.database.connection())
 

@@ -19,7 +19,7 @@ from constants import (COMMAND_BUSY_SECONDS, CONNECT_SECONDS, KEEPALIVE_IDLE_SEC
                        KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES, TCP_USER_TIMEOUT,
                        USER_TIMEOUT_SECONDS)
 from storage import CannotBackUp, CannotOpen, describe
-from text import escape
+from text import Text, escape
 
 
 APPLICATION_NAME = "lavka"      # of a session, unless the URL has another one
@@ -322,4 +322,15 @@ def columns(rows, number):
 def array(values):
     """Return an array in PostgreSQL's notation; the driver takes five times as long for one."""
     return "{%s}" % ",".join([
-        '"%s"' % ("%s" % value).replace("\\", "\\\\").replace('"', '\\"') for value in values])
+        '"%s"' % value.replace("\\", "\\\\").replace('"', '\\"') if type(value) is Text
+        else "%d" % value for value in values])
+
+
+def prepare(name, statement):
+    """Return the SQL that prepares a statement, and the SQL that executes it with as many
+    parameters as it has. PostgreSQL parses and plans it once a session then."""
+    parts = statement.split("%s")
+    numbered = parts[0] + "".join(["$%d%s" % (number, part)
+                                   for number, part in enumerate(parts[1:], 1)])
+    return ("PREPARE %s AS %s" % (name, numbered),
+            "EXECUTE %s (%s)" % (name, ", ".join(["%s"] * (len(parts) - 1))))

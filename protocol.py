@@ -19,6 +19,7 @@ from text import WHITE_SPACE, Text, is_whole
 
 _ID_TYPES = frozenset([Text, int, type(2 ** 64), float, type(None)])     # long on 2.7; never bool
 _PARAMS_TYPES = frozenset([dict, list, tuple])
+_NULL = b"null"
 
 
 class ErrorCode(Enum):
@@ -152,13 +153,14 @@ class LineReader(object):
     """Cuts the bytes that arrive into lines, however they were split on the way.
 
     The beginning of an incomplete line is kept in a bytearray, so that a line that arrives byte by
-    byte is not copied with each of them.
+    byte is not copied with each of them. While there is nothing to keep, as with idle players,
+    there is neither list nor bytearray.
     """
     __slots__ = ("lines", "_tail")
 
     def __init__(self):
-        self.lines = []             # complete lines without their ends, the oldest one last
-        self._tail = bytearray()    # the incomplete line
+        self.lines = ()         # complete lines without their ends, the oldest one last; a list
+        self._tail = b""        # the incomplete line; a bytearray
 
     def feed(self, data):
         """Take bytes, in any portion."""
@@ -167,28 +169,39 @@ class LineReader(object):
         if lines:
             if self._tail:
                 lines[0] = bytes(self._tail) + lines[0]
-                del self._tail[:]
+                self._tail = b""
             lines.reverse()
-            self.lines = lines + self.lines if self.lines else lines
+            lines += self.lines
+            self.lines = lines
         if tail:
+            if not self._tail:
+                self._tail = bytearray()
             self._tail += tail
             if len(self._tail) > MAX_LINE or self._tail.startswith(_TLS):
-                self.lines.insert(0, bytes(self._tail))     # refused, wherever its end will be
+                self.lines = [bytes(self._tail)] + list(self.lines)     # refused, wherever it ends
 
     def next_line(self):
         """Return the next line that is not empty, without its end; None when none is complete.
 
-        Raises LINE_TOO_LONG for a line of more than `MAX_LINE` bytes, its end included, and for an
-        incomplete one of that size. The reader is of no use then: nobody knows where the next line
-        begins.
+        Raises RpcError as `check_length`.
         """
         while self.lines:
             line = self.lines.pop()
-            if len(line) >= MAX_LINE:
-                raise ErrorCode.LINE_TOO_LONG.error("A line has at most %d bytes." % MAX_LINE)
-            if line and line != b"\r":
+            check_length(line)
+            if line not in EMPTY_LINES:
                 return line
         return None
+
+
+EMPTY_LINES = (b"", b"\r")
+
+
+def check_length(line):
+    """Raises LINE_TOO_LONG for a line of more than `MAX_LINE` bytes, its end included, and for an
+    incomplete one of that size. Its reader is of no use then: nobody knows where the next line
+    begins."""
+    if len(line) >= MAX_LINE:
+        raise ErrorCode.LINE_TOO_LONG.error("A line has at most %d bytes." % MAX_LINE)
 
 
 # --- lines to values --------------------------------------------------------------------------
@@ -254,13 +267,13 @@ class Request(object):
 
     `method` and `arguments`, the values of its params or None for a missing one, say what to do;
     `error`, an RpcError, says instead why nothing can be done, and `method` is None then. The reply
-    has `id`; a notification has none, and `wants_reply` is False.
+    has `id`, which is JSON, as bytes: it is only sent back. That of a notification, which gets no
+    reply, is empty.
     """
-    __slots__ = ("id", "wants_reply", "method", "arguments", "error")
+    __slots__ = ("id", "method", "arguments", "error")
 
-    def __init__(self, id, wants_reply, method=None, arguments=(), error=None):
+    def __init__(self, id, method=None, arguments=(), error=None):
         self.id = id
-        self.wants_reply = wants_reply
         self.method = method
         self.arguments = arguments
         self.error = error
@@ -275,14 +288,19 @@ class Request(object):
         return None
 
 
-# The requests of a session, as client.py and most clients write them. `login` and `protect` are
-# left to the decoder: they come once, and nicknames and keys have rules of their own.
+# The requests of a session, as client.py and most clients write them. Values have no escapes, and
+# begin with no space, so that they may be nicknames.
 _PLAIN = re.compile(
     br'\{"jsonrpc": ?"2\.0"(?:, ?"id": ?(0|[1-9][0-9]{0,17}))?, ?"method": ?"([a-z]+)"'
-    br'(?:, ?"params": ?\{(?:"([a-z]+)": ?"([ !#-\[\]-~]*)")?\})?'
+    br'(?:, ?"params": ?\{(?:"([a-z]+)": ?"([!#-\[\]-~][ !#-\[\]-~]{0,254})")?\})?'
     br'(?:, ?"id": ?(0|[1-9][0-9]{0,17}))?\}\r?\Z').match
-_PLAIN_METHODS = {(name.encode("ascii"), b"item" if method.params else None): name
-                  for name, method in METHODS.items() if method.params in ((), ("item",))}
+# (method, its param) -> name of the method, values of the params that are missing
+_PLAIN_METHODS = {
+    (b"ping", None): ("ping", ()), (b"logout", None): ("logout", ()),
+    (b"buy", b"item"): ("buy", ()), (b"sell", b"item"): ("sell", ()),
+    (b"login", b"nickname"): ("login", (None,)),
+}
+_NOT_PLAIN = (None, ())
 
 
 # The beginnings of other protocols' lines: requests of HTTP (RFC 9110, section 9), which a web page
@@ -295,7 +313,7 @@ _TLS = b"\x16\x03"              # a handshake may have no end of line
 
 
 def parse(line, methods):
-    """Return the Request in a line from a client, or a list of them for a batch.
+    """Return the Request in a line from a client, a list of them for a batch, None for no line.
 
     `methods` are those of its socket: TCP_METHODS or ADMIN_METHODS. A request that is wrong in
     itself is returned with its error, so that those beside it in a batch are carried out. A line
@@ -304,14 +322,20 @@ def parse(line, methods):
     match = _PLAIN(line)                # much faster than the decoder, for the same Request
     if match is not None:
         id, method, param, value, id_at_end = match.groups()
-        method = _PLAIN_METHODS.get((method, param))
+        method, missing = _PLAIN_METHODS.get((method, param), _NOT_PLAIN)
         if method in methods and (id is None) != (id_at_end is None):
-            return Request(int(id or id_at_end), True, method,
-                           () if value is None else (Text(value, "ascii"),))
+            return Request(id or id_at_end, method,
+                           () if value is None else (Text(value, "ascii"),) + missing)
+    if line in EMPTY_LINES:
+        return None
+    try:
+        check_length(line)
+    except RpcError as error:
+        return refused(error)
     match = _OTHER_PROTOCOL(line)
     if match is not None:
         error = RpcError(None, "This is another protocol.", {"reason": match.lastgroup})
-        return Request(None, False, error=error)
+        return Request(b"", error=error)
     return _parse_json(line, methods)
 
 
@@ -323,9 +347,9 @@ def _parse_json(line, methods):
     if type(value) is not list:
         return _request(value, methods)
     if not value:
-        return _invalid(None, "A batch has at least one request.")
+        return _invalid(_NULL, "A batch has at least one request.")
     if len(value) > MAX_BATCH:
-        return _invalid(None, "A batch has at most %d requests." % MAX_BATCH)
+        return _invalid(_NULL, "A batch has at most %d requests." % MAX_BATCH)
     return [_request(one, methods) for one in value]
 
 
@@ -334,15 +358,16 @@ def refused(error):
 
     It is no notification: it is answered, with id null (specification, section 5).
     """
-    return Request(None, True, error=error)
+    return Request(_NULL, error=error)
 
 
 def _request(value, methods):
     if type(value) is not dict:
-        return _invalid(None, "A request is an object.")
+        return _invalid(_NULL, "A request is an object.")
     id = value.get("id")
     if type(id) not in _ID_TYPES:
-        return _invalid(None, "An id is a string, a number or null.")
+        return _invalid(_NULL, "An id is a string, a number or null.")
+    id = encode_json(id).encode("ascii")
     method = value.get("method")
     params = value.get("params", ())
     if value.get("jsonrpc") != "2.0":
@@ -351,19 +376,20 @@ def _request(value, methods):
         return _invalid(id, "A request has a \"method\", a string.")
     if type(params) not in _PARAMS_TYPES:
         return _invalid(id, "\"params\" are an object or an array.")
-    wants_reply = "id" in value
+    if "id" not in value:
+        id = b""
     if method not in methods:
-        return Request(id, wants_reply,
+        return Request(id,
                        error=ErrorCode.METHOD_NOT_FOUND.error("There is no method of that name."))
     arguments, problem = _arguments(method, params)
     if problem:
-        return Request(id, wants_reply, error=ErrorCode.INVALID_PARAMS.error(problem))
-    return Request(id, wants_reply, method, arguments)
+        return Request(id, error=ErrorCode.INVALID_PARAMS.error(problem))
+    return Request(id, method, arguments)
 
 
 def _invalid(id, problem):
     # Answered even without an id: it is no notification (specification, section 5).
-    return Request(id, True, error=ErrorCode.INVALID_REQUEST.error(problem))
+    return Request(id, error=ErrorCode.INVALID_REQUEST.error(problem))
 
 
 def _arguments(method, params):
@@ -405,27 +431,25 @@ _encode_text = json.encoder.encode_basestring_ascii     # what encode_json calls
 
 
 def encode_account(account):
-    """Return the JSON, as bytes, of anything with a nickname, credits and items.
+    """Return the JSON, as bytes, of anything with a nickname, credits and items without commas.
 
     Only the texts are encoded: for a dict, the encoder takes three times as long.
     """
     text = '{"nickname":%s,"credits":%d,"items":[%s]}' % (
         _encode_text(account.nickname), account.credits,
-        ",".join([_encode_text(item) for item in account.items]))
+        _encode_text(",".join(account.items)).replace(",", '","') if account.items else "")
     return text.encode("ascii")
 
 
 def encode_result(id, result):
-    """Return the line of a response that succeeded, without its end; `result` is JSON, as bytes."""
-    id = b"%d" % id if type(id) is int else encode_json(id).encode("ascii")
-    return b'{"jsonrpc":"2.0","result":%s,"id":%s}' % (result, id)
+    """Return the line of a response that succeeded; `id` and `result` are JSON, as bytes."""
+    return b'{"jsonrpc":"2.0","result":%s,"id":%s}\n' % (result, id)
 
 
 def encode_error(id, error):
-    """Return the line of a response that tells an RpcError, without its end."""
+    """Return the line of a response that tells an RpcError; `id` is JSON, as bytes."""
     body = {"code": error.code, "message": error.message, "data": error.data}
-    text = '{"jsonrpc":"2.0","error":%s,"id":%s}' % (encode_json(body), encode_json(id))
-    return text.encode("ascii")
+    return b'{"jsonrpc":"2.0","error":%s,"id":%s}\n' % (encode_json(body).encode("ascii"), id)
 
 
 def parse_response(line):

@@ -69,6 +69,7 @@ class Server(object):
         self.connections = set()            # of clients
         self.operators = set()              # connections to the admin socket
         self.addresses = AddressCounts(max_clients_per_address, limiter)    # of these clients
+        self.events = []                    # events of the selector that the next poll sees to
         self.runnable = OrderedDict()       # connections with a turn in the next tick; values None
         self.timed = set()                  # connections that may have a deadline
         self.closing = []                   # connections to close at the end of this tick
@@ -90,6 +91,7 @@ class Server(object):
         self.is_stopping = True
         log.info("stop clients=%d players=%d", len(self.connections), len(self.service.players))
         self.listener.is_open = False
+        self.events = []                    # the selector tells those of connections again
         self.update_listeners()
         self.listener.close()
         deadline = self.clock() + constants.STOP_SECONDS
@@ -134,7 +136,7 @@ class Server(object):
 
     def poll_timeout(self, timeout):
         """Return how long this tick may sleep: until something is to be done without any event."""
-        if self.runnable or self.service.has_changes():
+        if self.runnable or self.events or self.service.has_changes():
             return 0
         if self.timed or any(listener.resume_at > self.now for listener in self.listeners) \
                 or any(source.has_pending_work() for source in self.sources):
@@ -151,18 +153,19 @@ class Server(object):
         connection, and needs the nickname.
         """
         begin = self.clock()
-        events = select(self.selector, timeout)
+        events = self.events or select(self.selector, timeout)
+        self.events = events[constants.READ_BATCH:]
         self.now = self.clock()
         if timeout is not None and self.now - begin > timeout + constants.SWEEP_SECONDS:
             # The process was suspended: serve what has arrived before deadlines are checked.
             self.next_sweep = self.now + constants.SWEEP_SECONDS
-        ready, accepted = [], []
-        for key, mask in events:
+        ready, accepted, runnable = [], [], self.runnable
+        for key, mask in events[:constants.READ_BATCH]:
             target = key.data
             if type(target) is Connection:
-                if target not in self.runnable:
+                if target not in runnable:
                     ready.append(target)
-                if mask & READ:
+                if mask & target.interest & READ:       # the event may be of an earlier poll
                     self.read(target)
             elif isinstance(target, Listener):
                 accepted += [self.add_connection(sock, address, target.methods) for sock, address
@@ -215,15 +218,16 @@ class Server(object):
 
     def flush(self, connection):
         """Send what the kernel takes."""
-        if not connection.output or connection.phase is CLOSED:
+        output = connection.output
+        if not output or connection.phase is CLOSED:
             return
         try:
-            sent = connection.sock.send(connection.output)
+            sent = connection.sock.send(output)
         except socket.error as error:
             self.socket_failed(connection, error)
             sent = 0
-        del connection.output[:sent]
-        if not connection.output:
+        del output[:sent]
+        if not output:
             connection.write_deadline = FOREVER
         elif sent or connection.write_deadline == FOREVER:
             connection.write_deadline = self.now + constants.WRITE_STALL_SECONDS
@@ -270,10 +274,11 @@ class Server(object):
         """Go on with the end of a connection whose session has ended."""
         if connection.phase is OPEN:
             connection.phase = FLUSHING
-        if connection.phase is FLUSHING and not connection.output:
-            self.linger(connection)
-        if connection.phase is LINGERING and connection.input_ended:
-            self.abort(connection, "closed")
+        if not connection.output:
+            if connection.input_ended:
+                self.abort(connection, "closed")
+            elif connection.phase is FLUSHING:
+                self.linger(connection)
 
     def linger(self, connection):
         """Lingering close: half-close, and give the peer a moment to close. Closing a socket with

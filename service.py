@@ -23,6 +23,7 @@ from text import excerpt
 
 log = logging.getLogger("lavka.service")
 
+NEEDS_LOGIN = frozenset(name for name, method in METHODS.items() if method.needs_login)
 CATALOG = encode_json([{"name": name, "price": price}
                        for name, price in ITEMS.items()]).encode("ascii")
 DEFECT = ErrorCode.INTERNAL_ERROR.error("The server has a defect; it was logged.")
@@ -64,7 +65,7 @@ class Service(object):
             session.deadline = self.clock() + LOGIN_SECONDS
         if is_full:
             error = OPERATORS_FULL if session.is_operator() else SERVER_FULL
-            session.output += self.refuse(session, refused(error), error) + b"\n"
+            session.output += self.refuse(session, refused(error), error)
 
     def serve(self, sessions, deadline):
         """Parse, prefetch and apply: a quantum of requests of each session, in this order.
@@ -174,7 +175,7 @@ class Service(object):
                 self.apply_batch(session, request)
                 continue
             body = self.execute(session, request)
-            if request.wants_reply:
+            if request.id:
                 account = session.account
                 if account is not None and account.is_dirty:
                     replies.append(PendingReply(session, request, body, account))
@@ -183,7 +184,6 @@ class Service(object):
                     replies.append(PendingReply(session, request, body, None))
                 else:
                     output += body
-                    output += b"\n"
         if session.input_ended and not session.reader.lines:
             self.close(session, "closed")
 
@@ -192,7 +192,7 @@ class Service(object):
         replies = []
         for request in requests:
             body = self.execute(session, request)
-            if request.wants_reply:
+            if request.id:
                 replies.append(PendingReply(session, request, body, dirty_account(session)))
         if replies:
             self.group.replies.append(PendingBatch(session, replies))
@@ -205,7 +205,7 @@ class Service(object):
             if method is None:
                 return self.refuse(session, request, request.error)
             self.requests[method] += 1
-            if session.account is None and METHODS[method].needs_login:
+            if session.account is None and method in NEEDS_LOGIN:
                 raise ErrorCode.NOT_LOGGED_IN.error("Log in first.")
             return encode_result(request.id, self.methods[method](session, request.arguments))
         except RpcError as error:

@@ -7,8 +7,7 @@ import logging
 import operator
 
 from constants import HIGH_WATER, REQUEST_QUANTUM
-from protocol import (ADMIN_METHODS, METHODS, TCP_METHODS, LineReader, RpcError, address, parse,
-                      refused)
+from protocol import ADMIN_METHODS, METHODS, TCP_METHODS, LineReader, address, parse
 
 log = logging.getLogger("lavka.session")
 
@@ -59,18 +58,14 @@ class Session(object):
         if self.requests or self.close_reason is not None or len(self.output) >= HIGH_WATER:
             return 0
         self.requests = requests = []
-        reader, methods, count = self.reader, self.methods, 0
-        while reader.lines and count < REQUEST_QUANTUM:
-            try:
-                line = reader.next_line()
-            except RpcError as error:           # too long; the reply to it ends the session
-                requests.append(refused(error))
-                break
-            if line is None:
-                break
-            request = parse(line, methods)
-            requests.append(request)
-            count += len(request) if type(request) is list else 1
+        lines, methods, count = self.reader.lines, self.methods, 0
+        while lines and count < REQUEST_QUANTUM:
+            request = parse(lines.pop(), methods)
+            if request is not None:
+                requests.append(request)
+                count += len(request) if type(request) is list else 1
+        if not lines:
+            self.reader.lines = ()      # an empty list takes memory
         return count
 
     def add_needed(self, logins, trades):
@@ -136,7 +131,8 @@ class PendingBatch(object):
         return [account for reply in self.replies for account in reply.accounts()]
 
     def body_after(self, failed, fail):
-        return b"[" + b",".join([reply.body_after(failed, fail) for reply in self.replies]) + b"]"
+        bodies = [reply.body_after(failed, fail).rstrip() for reply in self.replies]
+        return b"[" + b",".join(bodies) + b"]\n"
 
 
 class GroupCommit(object):
@@ -153,9 +149,7 @@ class GroupCommit(object):
         for reply in self.replies:
             session = reply.session
             session.has_pending = False
-            output = session.output
-            output += reply.body_after(failed, fail) if failed else reply.body
-            output += b"\n"
+            session.output += reply.body_after(failed, fail) if failed else reply.body
         self.replies = []
         for session in self.taken_over:
             del session.output[:]

@@ -49,6 +49,7 @@ class SQLite(Storage):
 
     def __init__(self, path):
         self.name = path
+        self._is_reading = False        # whether a read transaction has begun in this tick
 
     # --- for a server -------------------------------------------------------------------------
 
@@ -61,6 +62,7 @@ class SQLite(Storage):
         try:
             self._open(BUSY_SECONDS, DURABLE)
             try:
+                self._cursor = self.database.cursor()       # to make one takes as long as a SELECT
                 with self._explained():
                     self._files.remember()
                     self._checkpointer = Checkpointer(self.query, path)
@@ -84,6 +86,11 @@ class SQLite(Storage):
         self._files.close()
 
     def load(self, nickname):
+        # One read transaction for all logins of a tick: to begin and end one takes as long as a
+        # SELECT.
+        if not self._is_reading:
+            self._cursor.execute("BEGIN")
+            self._is_reading = True
         row = self._select(self.LOAD, nickname)
         if row is None:
             return None, None
@@ -97,8 +104,12 @@ class SQLite(Storage):
 
     def _select(self, sql, nickname):
         try:
-            return self.database.cursor().execute(sql, (nickname,)).fetchone()
+            # All rows: a SELECT that is not at its end keeps the write-ahead log from starting anew.
+            rows = self._cursor.execute(sql, (nickname,)).fetchall()
+            return rows[0] if rows else None
         except STORAGE_ERRORS as error:
+            self._cursor = self.database.cursor()       # the SELECT of the other is not at its end
+            self._end_reading()
             if _is_broken_text(error):
                 raise UnusableRow()
             raise
@@ -107,6 +118,7 @@ class SQLite(Storage):
         return self.query("PRAGMA data_version").fetchone()[0]
 
     def save(self, rows, ledger, keys):
+        self._end_reading()
         problem = self._files.problem()
         if problem is not None:
             if not self._checkpointer.copy():
@@ -125,6 +137,14 @@ class SQLite(Storage):
             raise
         return conflicts
 
+    def unlock_released(self):
+        self._end_reading()
+
+    def _end_reading(self):
+        if self._is_reading:
+            self._is_reading = False
+            self._roll_back()
+
     def has_pending_work(self):
         return not self._checkpointer.is_copied
 
@@ -141,7 +161,7 @@ class SQLite(Storage):
 
     def _write(self, rows):
         """Insert and update accounts; returns the conflicts, {account: current row or None}."""
-        cursor = self.database.cursor()
+        cursor = self._cursor
         known, suspects = [], []
         for account, row in rows.items():
             if account.stored is not None:
@@ -168,7 +188,7 @@ class SQLite(Storage):
     def _record(self, ledger, keys, conflicts):
         """Store the ledger and the keys of all accounts but those in `conflicts`."""
         now = int(time.time())
-        cursor = self.database.cursor()
+        cursor = self._cursor
         if conflicts:
             ledger = [change for change in ledger if change[0] not in conflicts]
         cursor.executemany(self.RECORD, [

@@ -36,6 +36,8 @@ else:                               # a narrow build of 2.7 stores these charact
         "[%s]|\ud82f[\udca0-\udca3]|\ud834[\udd73-\udd7a]|[\udb40-\udb43][\udc00-\udfff]"
         "|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]" % _UNSAFE_RANGES)
 
+_beyond_ascii = re.compile("[^ -~]").search         # or a control character
+
 MAX_ESCAPE = len("\\U00000000")    # characters that escaping makes of one
 
 # Unicode's property White_Space (PropList.txt). `strip` alone also removes control characters,
@@ -51,6 +53,9 @@ def escape(text, is_seen=None):
 
     Those stay for which `is_seen`, a function of the text and an index, returns True.
     """
+    if not _beyond_ascii(text):         # the usual case, kept short: the pattern is a slow one
+        return text
+
     def replace(match):
         if is_seen and is_seen(text, match.start()):
             return match.group()

@@ -21,6 +21,10 @@ from collections import namedtuple
 
 WARM_UP_SECONDS = 0.4       # not measured: Node compiles in it, Python 3.11 and later specialises
 TIMEOUT_SECONDS = 30        # for one answer; then the server counts as hanging
+CROWD_STEP = 500            # connections until the server has accepted them: those that its listen
+                            # queue has no room for would be tried again after a second
+
+ONE_EVENT = select.EPOLLIN | select.EPOLLONESHOT        # one reply, and nothing to unregister
 
 IP_BIND_ADDRESS_NO_PORT = 24            # ip(7); Python has it since 3.12
 _sources = ("127.0.%d.1" % number for number in itertools.cycle(range(1, 255)))
@@ -81,22 +85,44 @@ class Redis(object):
 
 
 # `rate` is requests/s, the latencies are seconds; `busy` is which part of the time the load itself
-# computed: near 1 it could have been the limit, and not the server.
-Result = namedtuple("Result", "rate p50 p99 p999 busy")
+# computed: near 1 it could have been the limit, and not the server. `cost` is what the servers
+# computed for a request, in seconds.
+Result = namedtuple("Result", "rate p50 p99 p999 busy cost")
 
 
-def _result(latencies, elapsed, computed, depth=1):
-    if not latencies:
-        raise LoadError("not one answer in time")
-    latencies.sort()
-    p50, p99, p999 = (latencies[int(len(latencies) * part)] for part in (0.5, 0.99, 0.999))
-    return Result(len(latencies) * depth / elapsed, p50, p99, p999, computed / elapsed)
+class Stopwatch(object):
+    """Measure from now on; `server_time` returns the seconds that the servers have computed."""
+
+    def __init__(self, server_time):
+        self.server_time = server_time
+        self.begin = self._times()
+
+    def _times(self):
+        return time.perf_counter(), time.process_time(), self.server_time()
+
+    def result(self, latencies, depth=1):
+        """Return the Result of what was measured until now, `depth` requests a latency."""
+        if not latencies:
+            raise LoadError("not one answer in time")
+        elapsed, computed, served = (now - then for now, then in zip(self._times(), self.begin))
+        latencies.sort()
+        p50, p99, p999 = (latencies[int(len(latencies) * part)] for part in (0.5, 0.99, 0.999))
+        requests = len(latencies) * depth
+        return Result(requests / elapsed, p50, p99, p999, computed / elapsed, served / requests)
+
+
+def unknown():
+    """The time of servers that nobody looks at."""
+    return 0
 
 
 def connect(address, source=None):
-    """A connection, from an address of this machine if `source` names one."""
+    """A connection, from an address of this machine if `source` names one.
+
+    It has no need of TCP_NODELAY: nobody sends while a reply, which acknowledges what was sent, is
+    still to come.
+    """
     sock = socket.socket()
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if source:
         sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
         sock.bind((source, 0))
@@ -138,103 +164,140 @@ def check(reply):
         raise LoadError("unexpected reply: %r" % reply[:200])
 
 
-def drive(socks, requests, seconds, depth=1):
+def drive(socks, requests, seconds, depth=1, server_time=unknown):
     """Have each connection send its requests in turn, `depth` of the same at once, after the
     replies to those before; returns a Result. `requests` are lists of bytes, one a connection."""
-    by_number = {sock.fileno(): sock for sock in socks}
-    cycles = {sock.fileno(): itertools.cycle([request * depth for request in cycle])
-              for sock, cycle in zip(socks, requests)}
-    missing = dict.fromkeys(by_number, depth)
+    ends = {}                   # descriptor -> (recv, send, what returns the next request)
+    for sock, cycle in zip(socks, requests):
+        sock.setblocking(False)         # one with a timeout would wait in a system call of its own
+        bursts = itertools.cycle([request * depth for request in cycle])
+        ends[sock.fileno()] = sock.recv, sock.send, bursts.__next__
+    partly = {}                 # descriptor -> lines that have come of those that belong together
+    checked = {}                # reply -> its lines; most replies are the same, time and again
     sent = {}
     latencies = []
     poll = select.epoll()
     clock = time.perf_counter
-    begin, computed = clock(), time.process_time()
-    end = begin + min(WARM_UP_SECONDS, seconds)     # a measurement that short is only a trial
+    stopwatch = Stopwatch(server_time)
+    end = clock() + min(WARM_UP_SECONDS, seconds)       # a measurement that short is only a trial
     warm = False
-    for number, sock in by_number.items():
-        sock.setblocking(False)         # one with a timeout would wait in a system call of its own
+    for number, (_, send, following) in ends.items():
         poll.register(number, select.EPOLLIN)
         sent[number] = clock()
-        sock.send(next(cycles[number]))
+        send(following())
     while True:
-        ready = poll.poll(TIMEOUT_SECONDS)
-        if not ready:
-            raise LoadError("no answer for %d seconds" % TIMEOUT_SECONDS)
-        for number, _ in ready:
-            sock = by_number[number]
-            reply = sock.recv(65536)
-            if reply[:1] == b"-" or b'"error"' in reply or not reply:
+        for number, _ in answered(poll):
+            recv, send, following = ends[number]
+            reply = recv(65536)
+            lines = checked.get(reply)
+            if lines is None:
                 check(reply)
-            lines = reply.count(b"\n")
-            if lines != missing[number]:
-                missing[number] -= lines
-                continue
-            missing[number] = depth
+                lines = checked[reply] = reply.count(b"\n")
+            if lines != depth:
+                lines += partly.pop(number, 0)
+                if lines != depth:
+                    partly[number] = lines
+                    continue
             now = clock()
             latencies.append(now - sent[number])
             sent[number] = now
-            sock.send(next(cycles[number]))
+            send(following())
         now = clock()
         if now > end:
             if warm:
                 break
             warm = True
             del latencies[:]
-            begin, computed, end = now, time.process_time(), now + seconds
-    result = _result(latencies, now - begin, time.process_time() - computed, depth)
-    for number, sock in by_number.items():          # nobody is left in the middle of a request
+            stopwatch, end = Stopwatch(server_time), now + seconds
+    result = stopwatch.result(latencies, depth)
+    for sock in socks:                              # nobody is left in the middle of a request
         sock.settimeout(TIMEOUT_SECONDS)
-        while missing[number]:
+        lines = partly.get(sock.fileno(), 0)
+        while lines < depth:
             reply = sock.recv(65536)
             check(reply)
-            missing[number] -= reply.count(b"\n")
+            lines += reply.count(b"\n")
     return result
 
 
-def storm(addresses, requests, at_once):
-    """Connect a player for each login request, `at_once` of them waiting for the answer at a time;
-    returns (a Result, whose rate is logins/s, their sockets).
+def joining(addresses, requests):
+    """Connect a player for each login request; yields (socket, request), spread over the servers.
 
     Every thousand comes from an address of its own: where most ports of an address are taken, or
     were a minute ago, the kernel looks longer for a free one than all else takes.
     """
+    for number, (request, address) in enumerate(zip(requests, itertools.cycle(addresses))):
+        if number % 1000 == 0:
+            source = next(_sources)
+        yield connect(address, source), request
+
+
+def storm(addresses, requests, at_once, server_time=unknown):
+    """Connect a player for each login request, `at_once` of them waiting for the answer at a time;
+    returns (a Result, whose rate is logins/s, their sockets)."""
     poll = select.epoll()
     socks, sent, latencies = {}, {}, []
     clock = time.perf_counter
-    begin, computed = clock(), time.process_time()
-    waiting = zip(requests, itertools.cycle(addresses))
-    done = 0
-    source = None
+    stopwatch = Stopwatch(server_time)
+    players = joining(addresses, requests)
 
     def join(count):
-        nonlocal source
-        for _, (request, address) in zip(range(count), waiting):    # in this order none is lost
-            now = clock()
-            source = next(_sources) if len(socks) % 1000 == 0 else source
-            sock = connect(address, source)
+        begin = clock()
+        for sock, request in itertools.islice(players, count):
             number = sock.fileno()
             socks[number] = sock
-            sent[number] = now
-            poll.register(number, select.EPOLLIN)
-            sock.sendall(request)
+            sent[number] = begin
+            poll.register(number, ONE_EVENT)
+            sock.send(request)
+            begin = clock()
 
     join(at_once)
-    while done < len(requests):
-        ready = poll.poll(TIMEOUT_SECONDS)
-        if not ready:
-            raise LoadError("no answer for %d seconds" % TIMEOUT_SECONDS)
+    while len(latencies) < len(requests):
+        ready = answered(poll)
         for number, _ in ready:
-            reply = socks[number].recv(65536)
-            check(reply)
-            if not reply.endswith(b"\n"):
-                raise LoadError("unexpected reply: %r" % reply[:200])
+            check_login(socks[number])
             latencies.append(clock() - sent[number])
-            poll.unregister(number)
-        done += len(ready)
         join(len(ready))
-    result = _result(latencies, clock() - begin, time.process_time() - computed)
-    return result, list(socks.values())
+    return stopwatch.result(latencies), list(socks.values())
+
+
+def crowd(address, requests, ping, pause, go_on):
+    """Connect a player for each login request; when all are connected, all send theirs before the
+    first is read. Returns their sockets when all are logged in.
+
+    `pause` stops the server, `go_on` has it go on.
+    """
+    players = []
+    for sock, request in joining([address], requests):
+        players.append((sock, request))
+        if len(players) % CROWD_STEP == 0 or len(players) == len(requests):
+            check(call(sock, ping))     # accepted, and so were all before it
+    waiting = {sock.fileno(): sock for sock, _ in players}
+    poll = select.epoll()
+    pause()
+    for sock, request in players:
+        poll.register(sock, ONE_EVENT)
+        sock.send(request)
+    go_on()
+    while waiting:
+        for number, _ in answered(poll):
+            check_login(waiting.pop(number))
+    return [sock for sock, _ in players]
+
+
+def answered(poll):
+    """Wait for replies; returns what epoll has: (descriptor, event) of each."""
+    ready = poll.poll(TIMEOUT_SECONDS)
+    if not ready:
+        raise LoadError("no answer for %d seconds" % TIMEOUT_SECONDS)
+    return ready
+
+
+def check_login(sock):
+    reply = sock.recv(65536)
+    check(reply)
+    if not reply.endswith(b"\n"):
+        raise LoadError("unexpected reply: %r" % reply[:200])
 
 
 def positive(argument):

@@ -448,7 +448,7 @@ def test_refusal_is_raised_though_the_server_has_closed_before_the_request(direc
     listener = AdminListener(path, None)
     client = AdminClient(path)
     connection, _ = listener.sockets[0].accept()
-    connection.sendall(encode_error(None, ErrorCode.SERVER_FULL.error("Try again.")) + b"\n")
+    connection.sendall(encode_error(b"null", ErrorCode.SERVER_FULL.error("Try again.")))
     connection.close()
     with pytest.raises(RpcError) as caught:
         client.stats()

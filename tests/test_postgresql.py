@@ -564,7 +564,7 @@ def test_statements_of_a_tick_do_not_depend_on_the_number_of_requests(ticker, da
     counts = {}
     statements = record_statements(ticker.shop)
     ticker.shop.storage._locks._count_at = FOREVER      # the locks are counted now and then
-    for number in (2, 100):
+    for number in (1, 2, 100):          # statements are prepared when they are first needed
         peers = open_peers(ticker, number)
         for name, lines in TICKS:
             del statements[:]
@@ -575,6 +575,7 @@ def test_statements_of_a_tick_do_not_depend_on_the_number_of_requests(ticker, da
         ticker.until(lambda: not ticker.server.connections)
     for name, _ in TICKS:
         assert counts[100, name] == counts[2, name] and counts[2, name][0] <= 4, counts
+    assert counts[2, "trade"] == (2, 1)         # to read the rows, and to save
     # Nor on the number of nicknames that one connection logs in with.
     peer, _ = ticker.client()
     peer.send(b"".join(request("login", nickname="n %d" % n) + request("logout")

@@ -249,6 +249,51 @@ def test_keepalive_of_a_login_storm_is_spread(loop):
                 for connection in connections}) > 2
 
 
+# --- a crowd --------------------------------------------------------------------------------------
+
+def test_a_crowd_is_read_in_batches_and_whoever_asks_again_is_behind_it(loop, monkeypatch):
+    monkeypatch.setattr(constants, "READ_BATCH", 2)
+    clients = [logged_in(loop) for _ in range(5)]
+    for peer, connection in clients:
+        send_and_wait(peer, connection, LINE)
+    loop.tick()
+    waiting = [each for each in clients if arrived(each[1])]
+    assert len(waiting) == 3
+    for peer, connection in clients:
+        if not arrived(connection):
+            send_and_wait(peer, connection, LINE)
+    loop.tick()
+    assert len([peer for peer, connection in waiting if arrived(connection)]) == 1
+    loop.tick()
+    assert not any(arrived(connection) for _, connection in waiting)
+    loop.until(lambda: not any(arrived(connection) for _, connection in clients))
+
+
+def test_a_connection_that_was_closed_before_its_turn_is_not_read(loop, monkeypatch, caplog):
+    monkeypatch.setattr(constants, "READ_BATCH", 1)
+    first, second = logged_in(loop), loop.client()
+    for peer, connection in (first, second):
+        send_and_wait(peer, connection, LINE)
+    loop.clock.now += constants.LOGIN_SECONDS
+    loop.tick()
+    assert loop.service.ended == ["login_timeout"] and loop.server.events
+    loop.tick()
+    assert not caplog.records and not loop.server.events
+
+
+def test_a_stop_forgets_a_newcomer_whose_turn_has_not_come(loop, monkeypatch, caplog):
+    monkeypatch.setattr(constants, "READ_BATCH", 1)
+    peer, connection = logged_in(loop)
+    send_and_wait(peer, connection, LINE)
+    loop.peer()
+    loop.tick()
+    assert loop.server.events
+    peer.close()
+    loop.server.stop_requested = True
+    loop.server.run()
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
 # --- fairness -------------------------------------------------------------------------------------
 
 def test_pipelining_delays_nobody_else(loop):
@@ -470,6 +515,16 @@ def test_a_session_that_ended_is_closed_after_its_replies_are_flushed(loop):
     peer.close()
     loop.until(lambda: connection.phase is Phase.CLOSED)
     assert connection not in loop.server.connections and loop.service.ended == ["bye"]
+
+
+def test_a_connection_whose_peer_has_closed_does_not_linger(loop):
+    peer, connection = loop.client()
+    sock = faulty(connection)
+    sock.shutdown = None            # not called
+    send_and_wait(peer, connection, LINE)
+    peer.sock.shutdown(socket.SHUT_WR)
+    loop.until(lambda: connection not in loop.server.connections)
+    assert peer.reader.read() == LINE
 
 
 def test_a_session_that_ends_on_behalf_of_another_is_closed_in_the_same_tick(loop):

@@ -95,6 +95,28 @@ def test_file_that_cannot_be_made_durable_is_refused(database, monkeypatch):
     assert "cannot be made durable" in why_not_open(database)
 
 
+def test_logins_of_a_tick_read_one_state_and_keep_it_no_longer(shop, outside):
+    """Nobody could start the write-ahead log anew while a server waits for requests."""
+    log_in_stored(shop, "known")
+    outside.execute("PRAGMA busy_timeout = 0")
+    for nickname in ("known", "new"):
+        shop.logout(shop.login(nickname)[0])
+        outside.execute("UPDATE account SET credits = credits + 1")
+        assert outside.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()[0] == 1     # busy
+        shop.commit()
+        outside.execute("UPDATE account SET credits = credits + 1")
+        assert outside.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()[0] == 0
+
+
+def test_login_that_cannot_be_read_leaves_nothing_behind(shop, outside):
+    log_in_stored(shop, "bob")
+    outside.execute("UPDATE account SET items = CAST(x'ff' AS TEXT)")
+    outside.execute("PRAGMA busy_timeout = 0")
+    with pytest.raises(db.Refusal):
+        shop.login("bob")
+    assert outside.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()[0] == 0
+
+
 def test_commit_is_one_immediate_transaction(shop, outside):
     accounts = [log_in_stored(shop, "player %d" % number) for number in range(50)]
     before = outside.execute("PRAGMA data_version").fetchone()
