@@ -1,8 +1,9 @@
 # -*- coding: utf-8 -*-
 """What a storage is: the base class that documents each method once, and its errors.
 
-A storage keeps accounts and their ledger durably. `sqlite` and `postgresql` have one each; the shop
-(`db`) and the operators' commands (`admin`) work on either.
+A storage keeps accounts and their ledger durably. `sqlite` and `postgresql` have one each, of which
+`sqlite_file` and `postgresql_database` have what the commands need. The shop (`db`) and the
+operators' commands (`admin`) work on either.
 """
 from __future__ import unicode_literals
 
