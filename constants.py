@@ -67,8 +67,8 @@ PORT_ATTEMPTS = 10            # to find a port that is free on every address of 
 LISTEN_QUEUE = 1024           # connections that the kernel completes before they are accepted; a
                               # login storm comes at once
 ACCEPT_BATCH = 64             # connections accepted in one poll, so that players need not wait
-READ_BATCH = 256              # connections read in one poll: a crowd that asks all at once is not all
-                              # in memory, nor served in one tick
+READ_BATCH = 256              # connections read in one poll: of a crowd that asks at once, not all
+                              # is in memory, nor served in one tick
 RECV_SIZE = 16384             # bytes read from a connection in one poll; more made no ping faster
 REQUEST_QUANTUM = 64          # requests of one connection in a tick: pipelining slows nobody else
 PARSE_BATCH = 4096            # requests parsed, in some 10 ms, before the first is applied

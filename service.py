@@ -174,16 +174,16 @@ class Service(object):
             if type(request) is list:
                 self.apply_batch(session, request)
                 continue
-            body = self.execute(session, request)
+            line = self.execute(session, request)
             if request.id:
                 account = session.account
                 if account is not None and account.is_dirty:
-                    replies.append(PendingReply(session, request, body, account))
+                    replies.append(PendingReply(session, request, line, account))
                     session.has_pending = True
                 elif session.has_pending:           # after one that waits, in order
-                    replies.append(PendingReply(session, request, body, None))
+                    replies.append(PendingReply(session, request, line, None))
                 else:
-                    output += body
+                    output += line
         if session.input_ended and not session.reader.lines:
             self.close(session, "closed")
 
@@ -191,15 +191,15 @@ class Service(object):
         """Apply the requests of a batch; their replies are one array, if there are any."""
         replies = []
         for request in requests:
-            body = self.execute(session, request)
+            line = self.execute(session, request)
             if request.id:
-                replies.append(PendingReply(session, request, body, dirty_account(session)))
+                replies.append(PendingReply(session, request, line, dirty_account(session)))
         if replies:
             self.group.replies.append(PendingBatch(session, replies))
             session.has_pending = True
 
     def execute(self, session, request):
-        """Carry out a request; returns the body of its reply. Exceptions become replies here."""
+        """Carry out a request; returns the line of its reply. Exceptions become replies here."""
         try:
             method = request.method
             if method is None:
@@ -218,7 +218,7 @@ class Service(object):
             return self.refuse(session, request, DEFECT)
 
     def refuse(self, session, request, error):
-        """Count and log a refusal; returns the body of the reply that tells it."""
+        """Count and log a refusal; returns the line of the reply that tells it."""
         reason = error.reason
         self.statistics.refusals[reason] += 1
         if self.limiter.is_first(logging.INFO, "refused reason=%s" % reason):
@@ -232,7 +232,7 @@ class Service(object):
         return encode_error(request.id, error)
 
     def fail(self, session, request):
-        """Return the body for a request whose changes could not be stored."""
+        """Return the line for a request whose changes could not be stored."""
         return self.refuse(session, request, STORAGE_FAILED)
 
     def close_players(self):

@@ -95,44 +95,44 @@ def peer(session):
 
 class PendingReply(object):
     """The reply to one request, which is sent after the commit of its tick."""
-    __slots__ = ("session", "request", "body", "account")
+    __slots__ = ("session", "request", "line", "account")
 
-    def __init__(self, session, request, body, account):
+    def __init__(self, session, request, line, account):
         self.session = session
         self.request = request
-        self.body = body                # body to send, if the account's changes are stored
+        self.line = line                # line to send, if the account's changes are stored
         self.account = account          # with uncommitted changes; None if it depends on none
 
     def accounts(self):
         """Return the accounts that the reply may depend on."""
         return () if self.account is None else (self.account,)
 
-    def body_after(self, failed, fail):
-        """Return the body, after a commit that has not stored the accounts in `failed`.
+    def line_after(self, failed, fail):
+        """Return the line, after a commit that has not stored the accounts in `failed`.
 
-        `fail(session, request)` returns the body for a request whose reply tells of one of them.
+        `fail(session, request)` returns the line for a request whose reply tells of one of them.
         """
         method = self.request.method
         if self.account in failed and method is not None and METHODS[method].tells_account:
             return fail(self.session, self.request)
-        return self.body
+        return self.line
 
 
 class PendingBatch(object):
     """The replies to a batch, which are sent as one array."""
-    __slots__ = ("session", "replies", "body")
+    __slots__ = ("session", "replies", "line")
 
     def __init__(self, session, replies):
         self.session = session
         self.replies = replies
-        self.body = self.body_after((), None)
+        self.line = self.line_after((), None)
 
     def accounts(self):
         return [account for reply in self.replies for account in reply.accounts()]
 
-    def body_after(self, failed, fail):
-        bodies = [reply.body_after(failed, fail).rstrip() for reply in self.replies]
-        return b"[" + b",".join(bodies) + b"]\n"
+    def line_after(self, failed, fail):
+        lines = [reply.line_after(failed, fail).rstrip() for reply in self.replies]
+        return b"[" + b",".join(lines) + b"]\n"
 
 
 class GroupCommit(object):
@@ -149,7 +149,7 @@ class GroupCommit(object):
         for reply in self.replies:
             session = reply.session
             session.has_pending = False
-            session.output += reply.body_after(failed, fail) if failed else reply.body
+            session.output += reply.line_after(failed, fail) if failed else reply.line
         self.replies = []
         for session in self.taken_over:
             del session.output[:]

@@ -124,7 +124,9 @@ class Storage(object):
         return False
 
     def unlock_released(self):
-        """Give back the nicknames of ended logins; called at the end of each tick, after `save`.
+        """Give back the nicknames of ended logins, and end the reading of this tick.
+
+        Called at the end of each tick, after `save`.
 
         Raises ConnectionLost, once for each lost connection.
         """
