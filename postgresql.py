@@ -8,7 +8,7 @@ may be logged in elsewhere.
 
 A round trip takes longer than all the rest of a request. So a tick makes a few, however many
 players trade: `prefetch` locks and reads what the tick needs, `save` stores all changes,
-`unlock_released` gives back the nicknames of ended logins.
+`end_tick` gives back the nicknames of ended logins.
 
 It opens the database as the commands do, by `postgresql_database`.
 """
@@ -87,7 +87,7 @@ class PostgreSQL(PostgreSQLDatabase):
     def __init__(self, url):
         super(PostgreSQL, self).__init__(url)
         self._session = None            # pid and start of this session's backend process
-        self._loss_reported = True      # whether `unlock_released` has raised ConnectionLost
+        self._loss_reported = True      # whether `end_tick` has raised ConnectionLost
         self._retry_error = None        # last logged error of connecting again
         self._retry_at = 0              # time of the next attempt to connect
         self._retry_pause = RETRY_SECONDS[0]    # seconds until the attempt after it
@@ -216,7 +216,7 @@ class PostgreSQL(PostgreSQLDatabase):
     def has_released(self):
         return self._locks.has_released()
 
-    def unlock_released(self):
+    def end_tick(self):
         self._prefetched, self._key_hashes = {}, {}
         self._tick += 1
         try:

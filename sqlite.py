@@ -118,7 +118,7 @@ class SQLite(SQLiteFile):
             raise
         return conflicts
 
-    def unlock_released(self):
+    def end_tick(self):
         self._end_reading()
 
     def _end_reading(self):

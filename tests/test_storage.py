@@ -91,7 +91,7 @@ def test_defaults_are_those_of_a_storage_without_a_connection():
     assert not storage.has_released() and not storage.has_pending_work()
     assert list(storage.find_damage()) == []
     assert [storage.prefetch(["bob"]), storage.hold("bob"), storage.release("bob"),
-            storage.unlock_released(), storage.on_readable(), storage.do_pending_work(None)] == [
+            storage.end_tick(), storage.on_readable(), storage.do_pending_work(None)] == [
                 None] * 6
 
 
