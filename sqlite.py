@@ -62,6 +62,9 @@ class SQLite(SQLiteFile):
         # inode alone, could remove the log of another database that has this name now.
         if self._files.wal_size > WAL_LARGE or self._files.has_moved():
             self._files.block_checkpoint()
+        # A statement that the cursor keeps would defer SQLite's own close, with its checkpoint,
+        # until the locks are gone.
+        self._cursor.close()
         self.database.close()
         self._files.close()
 
