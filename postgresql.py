@@ -101,7 +101,7 @@ class PostgreSQL(Storage):
         self._prefetched = {}           # nickname -> row, None, or class of what `load` raises
         self._key_hashes = {}           # nickname -> hash or None, of those read for a login
         self._locks = NicknameLocks(self._run)
-        self._prepared = {}             # statement -> SQL that executes it, prepared in this session
+        self._prepared = {}             # statement -> SQL that executes it, once it is prepared
         self._is_blocked = False        # whether a lock outlasted BUSY_SECONDS, until a save
 
     # --- for a server: opening ----------------------------------------------------------------

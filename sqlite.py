@@ -104,7 +104,7 @@ class SQLite(Storage):
 
     def _select(self, sql, nickname):
         try:
-            # All rows: a SELECT that is not at its end keeps the write-ahead log from starting anew.
+            # All rows: an unfinished SELECT keeps the write-ahead log from starting anew.
             rows = self._cursor.execute(sql, (nickname,)).fetchall()
             return rows[0] if rows else None
         except STORAGE_ERRORS as error:
