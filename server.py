@@ -163,9 +163,10 @@ class Server(object):
         for key, mask in events[:constants.READ_BATCH]:
             target = key.data
             if type(target) is Connection:
-                if target not in runnable:
+                mask &= target.interest         # none, if it was closed since an earlier poll
+                if mask and target not in runnable:
                     ready.append(target)
-                if mask & target.interest & READ:       # the event may be of an earlier poll
+                if mask & READ:
                     self.read(target)
             elif isinstance(target, Listener):
                 accepted += [self.add_connection(sock, address, target.methods) for sock, address

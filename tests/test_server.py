@@ -281,6 +281,22 @@ def test_a_connection_that_was_closed_before_its_turn_is_not_read(loop, monkeypa
     assert not caplog.records and not loop.server.events
 
 
+def test_a_connection_that_was_closed_before_its_turn_is_not_served(loop, monkeypatch):
+    """Some of its lines are left; to wait for more of its socket would end the loop."""
+    monkeypatch.setattr(constants, "READ_BATCH", 2)
+    clients = [logged_in(loop) for _ in range(4)]
+    (ending, ended), (storing, _) = clients[2:]
+    ending.send(b"bye\n" + LINE)
+    loop.until(lambda: ended.phase is Phase.LINGERING)
+    loop.tick()                     # or its next event comes before those of the others
+    for (peer, connection), line in zip(clients, [LINE, LINE, LINE, b"store\n"]):
+        send_and_wait(peer, connection, line)
+    loop.pass_time(constants.LINGER_SECONDS)
+    assert ended.phase is Phase.CLOSED and ended in [key.data for key, _ in loop.server.events]
+    loop.tick()
+    assert storing.reader.readline() == b"stored\n"
+
+
 def test_a_stop_forgets_a_newcomer_whose_turn_has_not_come(loop, monkeypatch, caplog):
     monkeypatch.setattr(constants, "READ_BATCH", 1)
     peer, connection = logged_in(loop)
