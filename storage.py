@@ -124,8 +124,7 @@ class Storage(object):
         return False
 
     def end_tick(self):
-        """Give back the nicknames of ended logins; called in each tick, after `save` if there is
-        something to save.
+        """Give back the nicknames of ended logins; called in each tick, after any `save`.
 
         Raises ConnectionLost, once for each lost connection.
         """
