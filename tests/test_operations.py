@@ -73,7 +73,7 @@ BY_HAND = {                 # typed on a Debian 12 before a release, or run else
     (MANUAL, "From SQLite to PostgreSQL", 0): "it needs both of the units",
     (README, "Two commands", 0): "make test would run this test",
     (README, "Two commands", 1): "it installs from the network",
-    (README, "How fast", 0): "it takes twenty minutes; tests/test_bench.py runs its parts",
+    (README, "How fast", 0): "it takes half an hour; tests/test_bench.py runs its parts",
 }
 
 
