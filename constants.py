@@ -4,7 +4,7 @@ from __future__ import unicode_literals
 
 from collections import OrderedDict
 
-VERSION = "1.4"
+VERSION = "1.5"
 
 # --- the shop ---------------------------------------------------------------------------------
 

@@ -246,7 +246,7 @@ class Shop(object):
         """
         self._version_checked = False
         failed = self._store() if self._dirty else frozenset()
-        self.storage.unlock_released()
+        self.storage.end_tick()
         return failed
 
     def _store(self):

@@ -8,12 +8,12 @@ may be logged in elsewhere.
 
 A round trip takes longer than all the rest of a request. So a tick makes a few, however many
 players trade: `prefetch` locks and reads what the tick needs, `save` stores all changes,
-`unlock_released` gives back the nicknames of ended logins.
+`end_tick` gives back the nicknames of ended logins.
+
+It opens the database as the commands do, by `postgresql_database`.
 """
 from __future__ import unicode_literals
 
-import contextlib
-import itertools
 import logging
 import socket
 import time
@@ -23,12 +23,11 @@ import peewee
 from constants import (BRIEF_LOCK_SECONDS, BUSY_SECONDS, MAX_CLIENTS, RETRY_SECONDS,
                        STATEMENT_SECONDS)
 from log import monotonic
-from models import TABLES, Account
-from postgresql_connection import (Connector, array, columns, duplicate_socket,
-                                   is_lock_timeout, prepare)
+from models import TABLES
+from postgresql_connection import array, columns, duplicate_socket, is_lock_timeout, prepare
+from postgresql_database import PostgreSQLDatabase
 from postgresql_locks import NicknameLocks
-from schema import check_schema, create_tables, is_outdated
-from storage import STORAGE_ERRORS, CannotOpen, ConnectionLost, Storage, check_usable, describe
+from storage import CannotOpen, ConnectionLost, check_usable, describe
 from text import excerpt
 
 log = logging.getLogger("lavka.postgresql")
@@ -68,16 +67,12 @@ _PROTECT = """,
 _RETURN = """
     SELECT * FROM stored"""
 
-_stream_numbers = itertools.count()
 
-
-class PostgreSQL(Storage):
+class PostgreSQL(PostgreSQLDatabase):
     """The accounts in one database; see `Storage` for what each method does."""
 
     prefetches = True
 
-    SELECT_TO_CHANGE = Storage.SELECT + " FOR UPDATE"
-    MOMENT = "to_char(to_timestamp(time) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')"
     ROWS = "SELECT nickname, id, credits, items FROM account WHERE nickname = ANY(%s::text[])"
     # A join instead would read all keys, as soon as there are many nicknames.
     ROWS_AND_KEYS = ROWS.replace(
@@ -90,10 +85,9 @@ class PostgreSQL(Storage):
         " JOIN account USING (id) FOR NO KEY UPDATE OF account SKIP LOCKED) AS new")
 
     def __init__(self, url):
-        self._connector = Connector(url)
-        self.name = self._connector.name
+        super(PostgreSQL, self).__init__(url)
         self._session = None            # pid and start of this session's backend process
-        self._loss_reported = True      # whether `unlock_released` has raised ConnectionLost
+        self._loss_reported = True      # whether `end_tick` has raised ConnectionLost
         self._retry_error = None        # last logged error of connecting again
         self._retry_at = 0              # time of the next attempt to connect
         self._retry_pause = RETRY_SECONDS[0]    # seconds until the attempt after it
@@ -101,7 +95,7 @@ class PostgreSQL(Storage):
         self._prefetched = {}           # nickname -> row, None, or class of what `load` raises
         self._key_hashes = {}           # nickname -> hash or None, of those read for a login
         self._locks = NicknameLocks(self._run)
-        self._prepared = {}             # statement -> SQL that executes it, once it is prepared
+        self._prepared = {}             # statement -> SQL that executes it, for this session
         self._is_blocked = False        # whether a lock outlasted BUSY_SECONDS, until a save
 
     # --- for a server: opening ----------------------------------------------------------------
@@ -222,7 +216,7 @@ class PostgreSQL(Storage):
     def has_released(self):
         return self._locks.has_released()
 
-    def unlock_released(self):
+    def end_tick(self):
         self._prefetched, self._key_hashes = {}, {}
         self._tick += 1
         try:
@@ -316,80 +310,6 @@ class PostgreSQL(Storage):
             self._retry_pause = RETRY_SECONDS[0]
             self._prefetched, self._key_hashes = {}, {}
             self._locks.clear()
-
-    # --- for the commands ---------------------------------------------------------------------
-
-    def create_tables(self, upgrade_only=False):
-        self.database = self._connector.connect()
-        try:
-            with self.database.bind_ctx(TABLES), self._transaction():
-                # Serialize concurrent runs.
-                self.query("SELECT pg_advisory_xact_lock(hashtextextended('', 0))")
-                if upgrade_only:
-                    check_schema(self.database, self.name, [Account])
-                self._create_missing()
-        except STORAGE_ERRORS as error:
-            raise CannotOpen("cannot create the tables in %s: %s" % (self.name, describe(error)))
-        finally:
-            self.database.close()
-
-    def _create_missing(self):
-        is_upgrade = is_outdated(self.database)
-        create_tables(self.database, self.name)
-        if is_upgrade:
-            # Behind the locks of the change, at which the start of a server waits.
-            self._connector.check_alone(self.database)
-            # So that an older server, if one hides, can store nothing.
-            self.query("ALTER TABLE trade ALTER COLUMN note DROP DEFAULT")
-
-    def _open(self, models):
-        """Connect to a database that has the tables of the models. Raises CannotOpen."""
-        self.database = self._connector.connect()
-        try:
-            check_schema(self.database, self.name, models)
-        except CannotOpen:
-            self.database.close()
-            raise
-        self.engine = self._connector.engine
-
-    @contextlib.contextmanager
-    def reading(self, models=TABLES):
-        self._open(models)
-        with contextlib.closing(self.database):
-            yield
-
-    @contextlib.contextmanager
-    def changing(self):
-        self._open(TABLES)
-        with contextlib.closing(self.database), self._transaction():
-            yield
-
-    @contextlib.contextmanager
-    def _transaction(self):
-        """A transaction; after an exception the caller undoes it by closing the connection."""
-        self.database.begin()
-        yield
-        self.database.commit()
-
-    def query(self, sql, *parameters):
-        return self.database.execute_sql(sql.replace("?", "%s"), parameters)
-
-    def stream(self, sql):
-        return _stream(self.query, sql)
-
-    def begin_reading(self, progress):
-        self.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-
-    def copy_to(self, path, progress):
-        self._connector.dump(path)
-
-
-def _stream(query, sql):
-    """Return the rows of a SELECT one by one, fetched in blocks; `query` executes a statement."""
-    cursor = "stream_%d" % next(_stream_numbers)        # several are read at once
-    query("DECLARE %s NO SCROLL CURSOR FOR %s" % (cursor, sql))
-    fetch = iter(lambda: query("FETCH 10000 FROM " + cursor).fetchall(), [])
-    return itertools.chain.from_iterable(fetch)
 
 
 def _save_parameters(accounts, rows, ledger):

@@ -6,8 +6,8 @@ import contextlib
 import re
 
 from models import TABLES
-from postgresql import PostgreSQL
 from postgresql_connection import duplicate_socket
+from postgresql_database import PostgreSQLDatabase
 from schema import check_empty
 from storage import CannotOpen, Target
 from text import Text
@@ -33,14 +33,14 @@ _ESCAPED = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 _special = re.compile(r"[\\\t\n\r]")
 
 
-class PostgreSQLTarget(PostgreSQL, Target):
+class PostgreSQLTarget(PostgreSQLDatabase, Target):
     """The database; see `Target` for what each method does."""
 
     @contextlib.contextmanager
     def receiving(self, source):
         self.database = self._connector.connect()
         with contextlib.closing(self.database), self.database.bind_ctx(TABLES):
-            if isinstance(source, PostgreSQL) and (
+            if isinstance(source, PostgreSQLDatabase) and (
                     source.query(_IDENTITY).fetchone() == self.query(_IDENTITY).fetchone()):
                 raise CannotOpen("%s is the database that is to be copied" % self.name)
             with self._transaction():

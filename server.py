@@ -77,7 +77,6 @@ class Server(object):
         self.source_sockets = {}            # source -> its socket that is registered
         self.stop_requested = False         # set by a signal, at any moment
         self.is_stopping = False            # set between two ticks
-
         self.selector = selectors.DefaultSelector()
         self.update_listeners()
         self.update_sources()

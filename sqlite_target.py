@@ -9,11 +9,11 @@ from constants import COMMAND_BUSY_SECONDS, PAGE_SIZE
 from files import HeldFiles
 from models import TABLES
 from schema import check_empty, create_tables
-from sqlite import BESIDE_A_SERVER, DURABLE, SQLite, check_one_name
+from sqlite_file import BESIDE_A_SERVER, DURABLE, SQLiteFile, check_one_name
 from storage import CannotOpen, Target
 
 
-class SQLiteTarget(SQLite, Target):
+class SQLiteTarget(SQLiteFile, Target):
     """The file, which need not be there; see `Target` for what each method does."""
 
     # The page size comes first: it is fixed once the journal mode is set. Foreign keys are not
@@ -25,7 +25,7 @@ class SQLiteTarget(SQLite, Target):
     def receiving(self, source):
         path = self._check_names()
         if os.path.exists(path):
-            if isinstance(source, SQLite) and os.path.samefile(path, source.name):
+            if isinstance(source, SQLiteFile) and os.path.samefile(path, source.name):
                 raise CannotOpen("%s is the database that is to be copied" % self.name)
             check_one_name(path, self.name)
         with self._explained():

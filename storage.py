@@ -1,8 +1,9 @@
 # -*- coding: utf-8 -*-
 """What a storage is: the base class that documents each method once, and its errors.
 
-A storage keeps accounts and their ledger durably. `sqlite` and `postgresql` have one each; the shop
-(`db`) and the operators' commands (`admin`) work on either.
+A storage keeps accounts and their ledger durably. `sqlite` and `postgresql` have one each, of which
+`sqlite_file` and `postgresql_database` have what the commands need. The shop (`db`) and the
+operators' commands (`admin`) work on either.
 """
 from __future__ import unicode_literals
 
@@ -116,16 +117,14 @@ class Storage(object):
         """Note that a player is logged in with the nickname, which `load` has returned."""
 
     def release(self, nickname):
-        """Note that the login has ended; `unlock_released` gives the nickname back."""
+        """Note that the login has ended; `end_tick` gives the nickname back."""
 
     def has_released(self):
-        """Return whether nicknames wait for `unlock_released`."""
+        """Return whether nicknames wait for `end_tick`."""
         return False
 
-    def unlock_released(self):
-        """Give back the nicknames of ended logins, and end the reading of this tick.
-
-        Called at the end of each tick, after `save`.
+    def end_tick(self):
+        """Give back the nicknames of ended logins; called in each tick, after any `save`.
 
         Raises ConnectionLost, once for each lost connection.
         """

@@ -5,7 +5,7 @@ from __future__ import unicode_literals
 import pytest
 
 import ledger
-from sqlite import BrokenText
+from sqlite_file import BrokenText
 
 TIME = 1767323045
 

@@ -16,7 +16,7 @@ import db
 import pgcluster
 from constants import BUSY_SECONDS
 from log import monotonic
-from postgresql import PostgreSQL
+from postgresql_database import PostgreSQLDatabase
 from postgresql_locks import NicknameLocks
 from session import FOREVER
 
@@ -48,7 +48,7 @@ def not_stored(caplog):
 
 LOCKS = [
     ("SELECT * FROM account WHERE nickname = 'bob' FOR UPDATE", "an open console"),
-    (PostgreSQL.SELECT_TO_CHANGE.replace("?", "'bob'"), "a grant"),
+    (PostgreSQLDatabase.SELECT_TO_CHANGE.replace("?", "'bob'"), "a grant"),
     ("SELECT * FROM account WHERE nickname = 'bob' FOR SHARE", "another reader"),
     ("UPDATE account SET credits = credits + 1 WHERE nickname = 'bob'", "a change"),
     ("DELETE FROM account WHERE nickname = 'bob'", "a deletion")]

@@ -19,7 +19,8 @@ import db
 from constants import PAGE_SIZE, STREAM_ROWS, WAL_SIZE
 from files import HeldFiles
 from progress import Progress
-from sqlite import BrokenText, SQLite
+from sqlite import SQLite
+from sqlite_file import BrokenText
 from storage import CannotOpen
 
 
@@ -274,11 +275,11 @@ def test_concurrent_upgrades_open_the_ledger_once(old_database, directory):
 
 def test_upgrade_by_another_process_before_the_transaction_is_noticed(old_database, monkeypatch):
     def upgrade_and_hold(path):
-        monkeypatch.setattr("sqlite.HeldFiles", HeldFiles)
+        monkeypatch.setattr("sqlite_file.HeldFiles", HeldFiles)
         db.create_tables(old_database)
         return HeldFiles(path)
 
-    monkeypatch.setattr("sqlite.HeldFiles", upgrade_and_hold)
+    monkeypatch.setattr("sqlite_file.HeldFiles", upgrade_and_hold)
     db.create_tables(old_database)
     audit(old_database)
 
