@@ -11,6 +11,7 @@ try:
 except ImportError:                                     # 2.7
     import selectors2 as selectors
 
+import constants
 from session import FOREVER, Session
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
@@ -81,10 +82,17 @@ class Connection(Session):
 
 
 def select(selector, timeout):
-    """Return the selector's events, after `timeout` seconds at most; None waits for ever."""
+    """Return the selector's events, after `timeout` seconds at most; None waits for ever.
+
+    Of more than READ_BATCH, those of connections come first: a newcomer may be a player who has
+    just closed another connection, and needs the nickname.
+    """
     try:
-        return selector.select(timeout)
+        events = selector.select(timeout)
     except EnvironmentError as error:               # 2.7: selectors2, when SIGCONT comes late
         if error.errno != errno.ETIMEDOUT:
             raise
         return []
+    if len(events) > constants.READ_BATCH:
+        events.sort(key=lambda event: type(event[0].data) is not Connection)
+    return events

@@ -50,7 +50,7 @@ ARROWS = {
     "admin_server": "text",
     "admin_methods": "constants protocol session",
     "service": "admin_methods constants db log players protocol session stats storage text",
-    "connection": "session",
+    "connection": "constants session",
     "listener": "connection constants protocol session text",
     "admin_socket": "constants listener protocol rpc text",
     "server": "admin_socket cli connection constants db listener log notify service session "

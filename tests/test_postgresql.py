@@ -754,6 +754,16 @@ def test_accounts_that_cannot_be_read_are_refused(make_ticker, outside):
 
 
 @on_postgresql
+def test_statement_first_needed_while_a_table_is_locked_is_prepared_later(ticker, outside):
+    peer, _ = ticker.client("bob")
+    outside.execute("BEGIN")
+    outside.execute("LOCK TABLE account_key IN ACCESS EXCLUSIVE MODE")
+    assert reason(ticker.call(peer, "protect", key="k" * 32)) == "storage_failed"
+    outside.execute("ROLLBACK")
+    assert ticker.call(peer, "protect", key="k" * 32)["result"] is True
+
+
+@on_postgresql
 def test_missing_table_at_reconnection_is_retried_without_spinning(ticker, outside):
     peer, _ = ticker.client("bob")
     outside.execute("ALTER TABLE trade RENAME TO elsewhere")

@@ -1189,6 +1189,19 @@ def test_a_nickname_whose_player_leaves_replies_unread_is_in_use(ticker, monkeyp
     assert reason(other.line()) == "nickname_in_use"
 
 
+def test_players_of_a_crowd_who_close_and_connect_again_get_the_nickname(ticker, monkeypatch):
+    """The listener had its event before them, for the first newcomer."""
+    monkeypatch.setattr(constants, "READ_BATCH", 1)
+    peer, connection = ticker.client("bob")
+    ticker.tick()                   # or its next event comes before that of the listener
+    ticker.peer()
+    send_and_wait(peer, connection, PING)
+    peer.close()
+    other = ticker.peer()
+    other.send(request("login", nickname="bob"))
+    assert "result" in ticker.replies(other, 1)[0]
+
+
 @pytest.mark.parametrize("leave", [Peer.close, Peer.reset], ids=["close", "reset"])
 def test_closing_frees_the_nickname_in_the_same_tick(ticker, caplog, leave):
     peer, connection = ticker.client("bob")

@@ -371,6 +371,7 @@ def fuzz_sessions(start, rng, sessions):
         expect(program.process.poll() is None, "the server ended")
     log = program.log()
     expect("Traceback" not in log and " ERROR " not in log, "in the log:", log[-2000:])
+    wait_for(lambda: program.stats()["clients"] == 1, "the end of all but the bystander")
     query(program.database, "DELETE FROM account_key")      # some keys were mutated
     wait_for(lambda: all(program.free(name) for name in ("a", "b", "\U0001f600")), "free nicknames")
     return {"sessions": sessions, "lines": sent}
