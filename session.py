@@ -50,7 +50,7 @@ class Session(object):
         return bool(self.requests or self.reader.lines)
 
     def parse(self):
-        """Turn lines into requests, up to a quantum; returns how many there are.
+        """Turn lines into requests, up to a quantum; returns how many there were.
 
         Does nothing while requests of the last tick are left, or the session is not served.
         """
@@ -63,7 +63,7 @@ class Session(object):
             request = parse(lines.pop(), methods)
             if request is not None:
                 requests.append(request)
-                count += len(request) if type(request) is list else 1
+            count += len(request) if type(request) is list else 1       # an empty line is one, too
         if not lines:
             self.reader.lines = ()      # an empty list takes memory
         return count

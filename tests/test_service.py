@@ -952,6 +952,16 @@ def test_an_empty_line_is_ignored(driver):
     assert driver.exchange(driver.open(), b"\n\r\n\n" + PING[:-1] + b"\r\n")["result"] == "pong"
 
 
+def test_an_empty_line_takes_time_as_a_request_does(driver):
+    """A client that sends nothing else gets no more of it than others."""
+    bob = driver.open()
+    driver.send(bob, b"\n" * constants.REQUEST_QUANTUM + PING)
+    driver.tick()
+    assert not driver.replies(bob)
+    driver.tick()
+    assert len(driver.replies(bob)) == 1
+
+
 # --- statistics -----------------------------------------------------------------------------------
 
 @both_storages
