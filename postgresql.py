@@ -292,8 +292,8 @@ class PostgreSQL(PostgreSQLDatabase):
         self._session = self.query("SELECT pid, backend_start FROM pg_stat_activity "
                                    "WHERE pid = pg_backend_pid()").fetchone()
         self._prepared = {}
-        # The plan of a prepared statement, made while there were few accounts, has to be good for
-        # many, too: it looks them up.
+        # PostgreSQL keeps the plan of a prepared statement. Made while there were few accounts, it
+        # would read the whole table, also when there are many.
         self.query("SET enable_seqscan = off")
         self._locks.begin(*self.query(self._locks.CAPACITY).fetchone())
         self.socket = duplicate_socket(self.database.connection())

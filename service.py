@@ -81,7 +81,7 @@ class Service(object):
             deadline += clock() - begin
         self.has_finished = False
         for number in range(parsed):
-            # As seldom as in `parse`, unless one turn may have been those of many sessions.
+            # The clock every fourth time, as in `parse`; but `finish` may have taken many turns.
             if (number % 4 == 0 or self.has_finished) and clock() > deadline:
                 return number
             apply(sessions[number])

@@ -92,7 +92,7 @@ class SQLite(SQLiteFile):
             rows = self._cursor.execute(sql, (nickname,)).fetchall()
             return rows[0] if rows else None
         except STORAGE_ERRORS as error:
-            self._cursor = self.database.cursor()       # the SELECT of the other is not at its end
+            self._cursor = self.database.cursor()       # the old one's SELECT is not at its end
             self._end_reading()
             if is_broken_text(error):
                 raise UnusableRow()
