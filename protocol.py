@@ -153,14 +153,14 @@ class LineReader(object):
     """Cuts the bytes that arrive into lines, however they were split on the way.
 
     The beginning of an incomplete line is kept in a bytearray, so that a line that arrives byte by
-    byte is not copied with each of them. While there is nothing to keep, as with idle players,
-    there is neither list nor bytearray.
+    byte is not copied with each of them. While there is nothing to keep, as with idle players, an
+    empty tuple and empty bytes, which all readers share, stand for the list and the bytearray.
     """
     __slots__ = ("lines", "_tail")
 
     def __init__(self):
-        self.lines = ()         # complete lines without their ends, the oldest one last; a list
-        self._tail = b""        # the incomplete line; a bytearray
+        self.lines = ()         # list of complete lines without their ends, the oldest one last
+        self._tail = b""        # the incomplete line, a bytearray
 
     def feed(self, data):
         """Take bytes, in any portion."""
@@ -431,13 +431,13 @@ _encode_text = json.encoder.encode_basestring_ascii     # what encode_json calls
 
 
 def encode_account(account):
-    """Return the JSON, as bytes, of anything with a nickname, credits and items without commas.
+    """Return the JSON, as bytes, of anything with a nickname, credits and items.
 
     Only the texts are encoded: for a dict, the encoder takes three times as long.
     """
     text = '{"nickname":%s,"credits":%d,"items":[%s]}' % (
         _encode_text(account.nickname), account.credits,
-        _encode_text(",".join(account.items)).replace(",", '","') if account.items else "")
+        ",".join([_encode_text(item) for item in account.items]))
     return text.encode("ascii")
 
 

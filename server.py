@@ -158,12 +158,12 @@ class Server(object):
         if timeout is not None and self.now - begin > timeout + constants.SWEEP_SECONDS:
             # The process was suspended: serve what has arrived before deadlines are checked.
             self.next_sweep = self.now + constants.SWEEP_SECONDS
-        ready, accepted, runnable = [], [], self.runnable
+        ready, accepted = [], []
         for key, mask in events[:constants.READ_BATCH]:
             target = key.data
             if type(target) is Connection:
                 mask &= target.interest         # none, if it was closed since an earlier poll
-                if mask and target not in runnable:
+                if mask and target not in self.runnable:
                     ready.append(target)
                 if mask & READ:
                     self.read(target)

@@ -23,7 +23,6 @@ from text import excerpt
 
 log = logging.getLogger("lavka.service")
 
-NEEDS_LOGIN = frozenset(name for name, method in METHODS.items() if method.needs_login)
 CATALOG = encode_json([{"name": name, "price": price}
                        for name, price in ITEMS.items()]).encode("ascii")
 DEFECT = ErrorCode.INTERNAL_ERROR.error("The server has a defect; it was logged.")
@@ -205,7 +204,7 @@ class Service(object):
             if method is None:
                 return self.refuse(session, request, request.error)
             self.requests[method] += 1
-            if session.account is None and method in NEEDS_LOGIN:
+            if session.account is None and METHODS[method].needs_login:
                 raise ErrorCode.NOT_LOGGED_IN.error("Log in first.")
             return encode_result(request.id, self.methods[method](session, request.arguments))
         except RpcError as error:

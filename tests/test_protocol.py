@@ -436,8 +436,7 @@ def test_a_result_comes_through(id):
 Account = namedtuple("Account", "nickname credits items")
 
 
-@given(st.builds(Account, st.text(), st.integers(0, 2 ** 63 - 1),
-                 st.lists(st.text().filter(lambda item: "," not in item))))
+@given(st.builds(Account, st.text(), st.integers(0, 2 ** 63 - 1), st.lists(st.text())))
 def test_an_account_is_encoded_as_json_would(account):
     value = OrderedDict(zip(Account._fields, account))
     assert protocol.encode_account(account) == protocol.encode_json(value).encode("ascii")
