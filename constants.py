@@ -72,8 +72,8 @@ READ_BATCH = 256              # connections read in one poll: of a crowd that as
 RECV_SIZE = 16384             # bytes read from a connection in one poll; more made no ping faster
 REQUEST_QUANTUM = 64          # requests of one connection in a tick: pipelining slows nobody else
 PARSE_BATCH = 4096            # requests parsed, in some 10 ms, before the first is applied
-TICK_SECONDS = 0.04           # time budget for requests in a tick, so that with a commit of 10 ms it
-                              # takes 50; connections not served go first in the next
+TICK_SECONDS = 0.04           # time budget for requests in a tick, which takes 50 ms then, with a
+                              # commit of 10; connections not served go first in the next
 POLLS_PER_COMMIT = 3          # polls in a tick while there is something to commit: one fsync for
                               # all that they bring; not more, or their replies come late
 PLAYERS_PAGE = 250            # players told in one reply, in some 5 ms: all others wait meanwhile

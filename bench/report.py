@@ -47,6 +47,21 @@ def table(names, works, results, failures):
     yield ("| work | server | per second | p50 ms | p99 ms | p99.9 ms | Lavka : it | server µs "
            "| load busy |")
     yield "|---|---|--:|--:|--:|--:|--:|--:|--:|"
+
+    def cells(work, name, figures):
+        to_it = None if name == "Lavka" else ratio(results.get((work, "Lavka")), figures)
+        return CELLS.get(work, rate_cells)(figures, to_it)
+
+    for line in rows(names, works, results, failures, cells, 7):
+        yield line
+
+
+def rows(names, works, results, failures, cells, number):
+    """Lines of Markdown, one for each work and server that was measured, or that failed.
+
+    `cells(work, name, figures)` returns what stands behind the server's name, `number` cells at
+    most.
+    """
     for work in works:
         title = WORKS[work].name
         for name in names:
@@ -55,13 +70,13 @@ def table(names, works, results, failures):
                 server = NAMES.get(name, "**%s**" % name)
                 if name in failures:
                     server += " (%s)" % failures[name]
-                to_it = None if name == "Lavka" else ratio(results.get((work, "Lavka")), figures)
-                cells = CELLS.get(work, rate_cells)(figures, to_it)
+                line = cells(work, name, figures)
             elif name in failures and work in SERVERS[name].works:
-                server, cells = NAMES.get(name, name), [failures[name]]
+                server, line = NAMES.get(name, name), [failures[name]]
             else:
                 continue
-            yield "| %s | %s | %s |" % (title, server, " | ".join(cells + [""] * (7 - len(cells))))
+            line += [""] * (number - len(line))
+            yield "| %s | %s | %s |" % (title, server, " | ".join(line))
             title = ""
 
 
@@ -150,23 +165,16 @@ def sharing_table(names, works, results, failures):
     yield "| work | on one PostgreSQL | per second | %s | servers µs | load busy |" % " | ".join(
         "it : " + NAMES[other].replace("*", "") for other in others)
     yield "|---|---|--:|--:|--:|--:|--:|--:|"
-    for work in works:
-        title = WORKS[work].name
-        for name in names:
-            figures = results.get((work, name))
-            if figures:
-                ratios = [other != name and ratio(figures, results.get((work, other)))
-                          for other in others]
-                yield "| %s | %s%s | %s | %s | %.0f | %.0f%% |" % (
-                    title, NAMES[name], " (%s)" % failures[name] if name in failures else "",
-                    marked(rounded(middle(figures, "rate")), figures),
-                    " | ".join(rounded(one) if one else "" for one in ratios),
-                    1e6 * middle(figures, "cost"), 100 * middle(figures, "busy"))
-            elif name in failures and work in SERVERS[name].works:
-                yield "| %s | %s | %s | | | | | |" % (title, NAMES[name], failures[name])
-            else:
-                continue
-            title = ""
+
+    def cells(work, name, figures):
+        ratios = [other != name and ratio(figures, results.get((work, other))) for other in others]
+        return ([marked(rounded(middle(figures, "rate")), figures)]
+                + [rounded(one) if one else "" for one in ratios]
+                + ["%.0f" % (1e6 * middle(figures, "cost")),
+                   "%.0f%%" % (100 * middle(figures, "busy"))])
+
+    for line in rows(names, works, results, failures, cells, 6):
+        yield line
 
 
 def goals(results):
